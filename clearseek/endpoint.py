@@ -28,7 +28,13 @@ TRIES: Final = 6
 LONGEST: Final = 16 << 20
 """Most bytes of an answer."""
 _LATER: Final = (408, 409, 429)
+_OF_ONE: Final = (400, 413, 422)
+"""What is refused is this request; another one may be answered."""
 _LONGEST_WAIT: Final = 60.0
+
+
+class NoAnswerError(UserError):
+    """A request that brought no answer; another request may."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +97,19 @@ class Endpoint:
         }  # fmt: skip
         chat = not isinstance(prompt, str)
         path = "/chat/completions" if chat else "/completions"
-        answer = self._send(path, asked | {"messages" if chat else "prompt": prompt})
+        answer = self.send(path, asked | {"messages" if chat else "prompt": prompt})
         where = f"{self.address}{path}"
         try:
             choice = answer["choices"][0]
             text, reason = choice["message"]["content"] if chat else choice["text"], choice.get("finish_reason")
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise UserError(f"{where}: its answer has no text: {_short(answer)}: is it OpenAI's form?") from None
+            raise NoAnswerError(f"{where}: its answer has no text: {_short(answer)}: is it OpenAI's form?") from None
         if not isinstance(text, str) or not (reason is None or isinstance(reason, str)):
-            raise UserError(f"{where}: its answer has a text that is none: {_short(choice)}")
+            raise NoAnswerError(f"{where}: its answer has a text that is none: {_short(choice)}")
         return Written(text, reason == "stop")
 
     def _only_model(self) -> str:
-        answer = self._send("/models", None)
+        answer = self.send("/models", None)
         listed = answer.get("data")
         names = [each.get("id") for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
         if len(names) != 1 or not isinstance(names[0], str):
@@ -113,15 +119,18 @@ class Endpoint:
             )
         return names[0]
 
-    def _send(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        """The answer to a request, a JSON object."""
+    def send(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        """The answer to a request, a JSON object.
+
+        Raises UserError: the endpoint refuses; its kind :class:`NoAnswerError` where no try brought an answer.
+        """
         wait = 1.0
         for left in reversed(range(self._tries)):
             try:
                 return self._once(path, body)
             except _LaterError as error:
                 if not left:
-                    raise UserError(
+                    raise NoAnswerError(
                         f"{self.address}{path}: {error}, {self._tries} times in a row: see whether the endpoint runs"
                     ) from None
                 self._sleep(min(_LONGEST_WAIT, max(wait, error.seconds)))
@@ -149,7 +158,8 @@ class Endpoint:
             if error.code in _LATER or error.code >= 500:
                 raise _LaterError(f"status {error.code}{said}", _seconds(error.headers.get("Retry-After"))) from None
             cure = f": set {self._named.key}" if error.code in (401, 403) else ""
-            raise UserError(f"{where}: refused with status {error.code}{said}{cure}") from None
+            kind = NoAnswerError if error.code in _OF_ONE else UserError
+            raise kind(f"{where}: refused with status {error.code}{said}{cure}") from None
         except TimeoutError:
             raise _LaterError(f"no answer within {self._seconds:g} s") from None
         except urllib.error.URLError as error:
@@ -157,10 +167,13 @@ class Endpoint:
         except (http.client.HTTPException, OSError) as error:
             raise _LaterError(f"the answer broke off ({error!r:.100})") from None
         if len(raw) > LONGEST:
-            raise UserError(f"{where}: its answer is longer than {LONGEST >> 20} MiB")
+            raise NoAnswerError(f"{where}: its answer is longer than {LONGEST >> 20} MiB")
         if size.isdigit() and size.isascii() and len(size) < 19 and len(raw) < int(size):
             raise _LaterError("the answer broke off")
-        return strict_json(raw, where)
+        try:
+            return strict_json(raw, where)
+        except UserError as error:
+            raise NoAnswerError(str(error)) from None
 
 
 class Written:

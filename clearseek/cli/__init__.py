@@ -31,6 +31,7 @@ COMMANDS = {
     "generate": "Write text with a trained model.",
     "chat": "Talk with a model in the terminal.",
     "serve": "Serve a model over HTTP: OpenAI's and Anthropic's clients, and a page for a browser.",
+    "evaluate": "Say how well a model does at tasks, how sure the numbers are, and whether another does better.",
     "derive": "Derive a saved answer again, and compare every bit.",
     "export": "Write a model as a Hugging Face folder, or as a GGUF file for llama.cpp.",
     "import": "Make a run folder from a Hugging Face folder.",
@@ -56,6 +57,7 @@ EXAMPLES = """examples:
   clearseek generate runs/quickstart --prompt "def "
   clearseek chat my-model                           talk with a model
   clearseek serve my-model                          a page and an API at http://127.0.0.1:8000
+  clearseek evaluate my-model --against other-model   which is better, if that can be told
   clearseek derive my-model answer.json             a saved answer again, bit for bit
   clearseek export runs/quickstart my-model         a folder that transformers loads
   clearseek import my-model runs/imported           and back

@@ -1,0 +1,284 @@
+"""``clearseek evaluate``: how well a model does, how sure the number is, and whether another does better."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clearseek.cli.exits import INTERRUPTED
+from clearseek.cli.models import STORED
+from clearseek.cores import default_threads, sharing_cores
+from clearseek.errors import UserError
+from clearseek.files import reading
+from clearseek.interrupts import stop_on_signal
+
+if TYPE_CHECKING:
+    from clearseek.evaluate.answerers import Answerer
+    from clearseek.evaluate.records import Index
+    from clearseek.evaluate.scores import Versus
+    from clearseek.evaluate.tasks import Asking, Task
+
+LONGEST_TEXT = 64 << 20
+"""Bytes of a text that is read."""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "examples:\n"
+        "  clearseek evaluate runs/quickstart\n"
+        "  clearseek evaluate my-model --tasks addition:digits=3 induction --questions 500\n"
+        "  clearseek evaluate my-model --tasks sums --samples 8 --temperature 1\n"
+        "  clearseek evaluate runs/second --against runs/first        (which is better, if that can be told)\n"
+        "  clearseek evaluate http://127.0.0.1:8000/v1 --template chat --tasks addition countdown"
+    )
+    parser.add_argument("model", metavar="MODEL",
+                        help="a run folder, an exported folder, a release, or the address of an OpenAI-compatible "
+                        "API; its key is taken from CLEARSEEK_API_KEY")  # fmt: skip
+    parser.add_argument("--tasks", nargs="+", metavar="TASK",
+                        help="tasks, each with options such as addition:digits=3,max_tokens=8 (default: all that need "
+                        "nothing else)")  # fmt: skip
+    parser.add_argument("--against", metavar="OTHER",
+                        help="another model, or the folder of an evaluation, to compare with")  # fmt: skip
+    parser.add_argument("--questions", type=int, default=256, help="most questions of a task (default: 256)")
+    parser.add_argument("--samples", type=int, default=1, help="answers to each question (default: 1)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)")
+    parser.add_argument("--template", choices=("plain", "chat"), default="plain",
+                        help="a question as bare text, or as a message of a chat (default: plain)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of questions and draws (default: 0)")
+    parser.add_argument("--text", action="append", default=[], type=Path, metavar="FILE",
+                        help="text for bits per byte (default: what was held out); repeatable")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FOLDER",
+                        help="where records go (default: evaluation in the run, else evaluations/NAME)")  # fmt: skip
+    parser.add_argument("--allow-code", action="store_true",
+                        help="run programs that the model writes, in a process with limits (human-eval)")  # fmt: skip
+    parser.add_argument("--model-name", default="", help="which model of the API, where it has several")
+    parser.add_argument("--step", type=int, help="checkpoint of a run (default: the newest)")
+    parser.add_argument("--weights", choices=STORED, default="fp32", help="how matrices are stored (default: fp32)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print scores and comparisons as JSON")
+
+
+@sharing_cores()
+def run(arguments: argparse.Namespace) -> int:
+    from clearseek.evaluate.evaluation import StoppedError
+    from clearseek.evaluate.scores import read_scores, versus
+
+    asked: list[bool] = []
+    with stop_on_signal(lambda: asked.append(True)):
+        try:
+            folder, index = _evaluated(arguments, arguments.model, arguments.out, lambda: bool(asked))
+            compared: list[Versus] = []
+            if arguments.against is not None:
+                other = _other(arguments, folder, lambda: bool(asked))
+                compared = versus(read_scores(folder), read_scores(other))
+        except StoppedError:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            return INTERRUPTED
+    if arguments.json:
+        print(json.dumps(_as_json(folder, index, compared), indent=1))
+    else:
+        _show(arguments, folder, index, compared)
+    return 0
+
+
+def _evaluated(
+    arguments: argparse.Namespace, name: str, out: Path | None, stopped: Callable[[], bool]
+) -> tuple[Path, Index]:
+    """Evaluate a model; the folder of its records, and their index."""
+    from clearseek.evaluate.evaluation import evaluate
+
+    asking = _asking(arguments, name)
+    tasks = _tasks(arguments, asking)
+    folder = out or _folder(name)
+    answerer = _answerer(arguments, name)
+    return folder, evaluate(answerer, tasks, asking, folder, _Progress(arguments.json), stopped)
+
+
+def _other(arguments: argparse.Namespace, folder: Path, stopped: Callable[[], bool]) -> Path:
+    """Folder of the evaluation to compare with, which is made where a model is given."""
+    from clearseek.evaluate.records import INDEX
+
+    other = arguments.against
+    if (Path(other) / INDEX).is_file():
+        return Path(other)
+    place = _folder(other)
+    if place.resolve() == folder.resolve():
+        raise UserError(f"--against {other}: its records would be in {folder} too: give --out for one of them")
+    return _evaluated(arguments, other, None, stopped)[0]
+
+
+def _is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def _folder(name: str) -> Path:
+    """Where the records of a model go that nothing else is said of."""
+    if _is_address(name):
+        host = "".join(each if each.isalnum() else "-" for each in name.partition("://")[2])
+        return Path("evaluations", host.strip("-"))
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        return path / "evaluation"
+    return Path("evaluations", path.resolve().name)
+
+
+def _asking(arguments: argparse.Namespace, name: str) -> Asking:
+    from clearseek.evaluate.tasks import Asking
+
+    wrong = [
+        f"--{option} {value}: use {use}"
+        for option, value, fits, use in (
+            ("questions", arguments.questions, 1 <= arguments.questions <= 1 << 20, "a number from 1 up"),
+            ("samples", arguments.samples, 1 <= arguments.samples <= 1 << 16, "a number from 1 up"),
+            ("temperature", arguments.temperature, 0 <= arguments.temperature <= 100, "a number from 0 to 100"),
+            ("seed", arguments.seed, 0 <= arguments.seed < 2**53, "a whole number from 0 up"),
+        )
+        if not fits
+    ]
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return Asking(
+        arguments.questions, arguments.samples, arguments.temperature, arguments.template, arguments.seed,
+        _texts(arguments, name), arguments.allow_code,
+    )  # fmt: skip
+
+
+def _texts(arguments: argparse.Namespace, name: str) -> list[tuple[str, str]]:
+    """Texts to read: those that are given, or what a run or release held out."""
+    held_out = Path(name) / "data" / "heldout.txt"
+    files = [*arguments.text] or [held_out] * (not _is_address(name) and held_out.is_file())
+    texts = []
+    for file in files:
+        with reading(file):
+            raw = file.read_bytes()
+        if len(raw) > LONGEST_TEXT:
+            raise UserError(f"{file}: {len(raw):,} bytes: give a text of at most {LONGEST_TEXT >> 20} MiB")
+        try:
+            texts.append((file.name, raw.decode("utf-8")))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: not UTF-8 text (byte {error.start}): give plain text") from None
+    return texts
+
+
+def _tasks(arguments: argparse.Namespace, asking: Asking) -> list[Task]:
+    from clearseek.evaluate.tasks import DEFAULT, build
+
+    wanted = arguments.tasks
+    if wanted is None:
+        wanted = [name for name in DEFAULT if name != "bits-per-byte" or asking.texts]
+        if not asking.texts:
+            print("bits-per-byte is left out: no text is here to read (--text FILE)", file=sys.stderr)
+    tasks = [build(each, asking) for each in wanted]
+    if arguments.tasks is None and asking.template == "chat":
+        tasks = [task for task in tasks if task.in_chat]
+    twice = [task.name for number, task in enumerate(tasks) if task.name in [each.name for each in tasks[:number]]]
+    if twice:
+        raise UserError(f"--tasks: {twice[0]} twice: evaluate it in two folders (--out)")
+    return tasks
+
+
+def _answerer(arguments: argparse.Namespace, name: str) -> Answerer:
+    from clearseek.evaluate.answerers import Local
+    from clearseek.evaluate.remote import Remote
+
+    if _is_address(name):
+        return Remote(name, arguments.model_name)
+    import torch
+
+    from clearseek.cli.models import open_model
+
+    torch.set_num_threads(default_threads())
+    settings = {"step": arguments.step, "weights": arguments.weights, "device": arguments.device, "no_drafts": True}
+    return Local(open_model(argparse.Namespace(model=Path(name), **settings)))
+
+
+class _Progress:
+    """A bar in a terminal for each task, and nothing in a pipe but a line when a task is done."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+
+        self._console, self._quiet = Console(stderr=True, highlight=False), quiet
+        self._bar: Any = None
+        self._task = ""
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if task != self._task:
+            self._task = task
+            if self._console.is_terminal:
+                columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+                self._bar = Progress(*columns, console=self._console, transient=True)
+                self._bar.start()
+                self._bar.add_task(task, total=total)
+        if self._bar is not None:
+            self._bar.update(0, completed=done)
+        if done == total:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+            if not self._quiet:
+                print(f"{task}: {total:,} answers", file=sys.stderr)
+
+
+def _show(arguments: argparse.Namespace, folder: Path, index: Index, compared: Sequence[Versus]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(title=str(index.model["name"]), title_justify="left")
+    fixed = any("fixed" in task.scores for task in index.tasks.values())
+    columns = [
+        "task",
+        "score",
+        "95 %: questions like these",
+        *["95 %: these questions"] * fixed,
+        "questions",
+        "missing",
+    ]
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number else "left", no_wrap=number in (0, len(columns) - 1))
+    for name, task in index.tasks.items():
+        table.add_row(name, *_row(task.scores, fixed))
+    console.print(table)
+    for each in compared:
+        left_out = f"; {each.alone} questions that only one answered are left out" if each.alone else ""
+        console.print(f"{each.task}: {each.sentence()}{left_out}", markup=False)
+    console.print(f"records: {folder}", markup=False)
+
+
+def _row(said: Mapping[str, Any], fixed: bool) -> list[str]:
+    """Score and intervals of 95 % as people read them."""
+    share = said["unit"] == "share"
+
+    def shown(value: float) -> str:
+        return f"{100 * value:.1f} %" if share else f"{value:.4f}"
+
+    def interval(name: str) -> str:
+        found = said.get(name)
+        if not found:
+            return ""
+        ends = [f"{100 * each:.1f}" if share else f"{each:.4f}" for each in found]
+        return " to ".join(ends) + (" %" if share else "")
+
+    score = "none" if said["score"] is None else shown(said["score"])
+    intervals = [interval("sampled"), *[interval("fixed")] * fixed]
+    return [score, *intervals, f"{said['questions']:,}", f"{said['missing']:,}"]
+
+
+def _as_json(folder: Path, index: Index, compared: Sequence[Versus]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    found = {each.task: {**_finite(asdict(each.found)), "verdict": each.found.verdict, "sentence": each.sentence(),
+                         "alone": each.alone} for each in compared}  # fmt: skip
+    return {"folder": str(folder), **index.model_dump(mode="json")} | ({"against": found} if compared else {})
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Values that JSON has: None for infinity."""
+    return {name: None if value in (float("inf"), float("-inf")) else value for name, value in values.items()}

@@ -1,0 +1,168 @@
+"""An evaluation: tasks are asked, answers scored and kept, sample by sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import clearseek
+from clearseek.cores import default_threads
+from clearseek.errors import UserError
+from clearseek.evaluate.answerers import Answered, Answerer, Asked, seed_of
+from clearseek.evaluate.records import Head, Index, Log, Record, file_name, write_index
+from clearseek.evaluate.records import Task as Listed
+from clearseek.evaluate.scores import summary
+from clearseek.evaluate.tasks import Asking, Task
+from clearseek.files import sha256_file
+
+Progress = Callable[[str, int, int], None]
+"""Called with a task's name, and with answers that came and that are wanted."""
+
+
+class StoppedError(Exception):
+    """The evaluation was told to stop; what came is kept, and it goes on from there."""
+
+
+def evaluate(
+    answerer: Answerer, tasks: Sequence[Task], asking: Asking, folder: Path, progress: Progress | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Index:  # fmt: skip
+    """Ask all tasks, and keep the records in `folder`; what is there already is not asked again.
+
+    Args:
+        answerer: Who answers.
+        tasks: The tasks, of different names.
+        asking: What is asked of all of them.
+        folder: The evaluation's folder, new, or one of the same evaluation that goes on.
+        progress: Called after every few answers.
+        stopped: Whether to stop; looked at after every few answers.
+
+    Raises:
+        UserError: the folder holds another evaluation, or no answers come any more.
+        StoppedError: `stopped` said so.
+    """
+    index = Index(model=answerer.model, tasks={})
+    for task in tasks:
+        log = Log(folder / file_name(task.name), head_of(answerer, task, asking))
+        _ask(answerer, task, asking, log, progress or (lambda task, done, total: None), stopped)
+        index.tasks[task.name] = listed(log.path, log.head, log.records, log.chain)
+        write_index(folder, index)
+    return index
+
+
+def listed(path: Path, head: Head, records: Sequence[Record], chain: str) -> Listed:
+    """A task's file as the index lists it."""
+    return Listed(file=path.name, sha256=sha256_file(path), chain=chain, scores=summary(head, records))
+
+
+def head_of(answerer: Answerer, task: Task, asking: Asking) -> Head:
+    """First line of a task's file."""
+    if asking.template == "chat" and not task.in_chat:
+        raise UserError(f"{task.name} cannot be asked in a chat: leave it out, or say --template plain")
+    if asking.samples > 1 and asking.temperature == 0:
+        raise UserError(f"--samples {asking.samples}: at temperature 0 all are alike: say --temperature 1")
+    return Head(
+        task=task.name, version=task.version, settings=settings_of(task, asking), model=answerer.model,
+        environment={"clearseek": clearseek.__version__, **answerer.environment}, questions=len(task.questions),
+        samples=1 if task.reads else asking.samples,
+    )  # fmt: skip
+
+
+def settings_of(task: Task, asking: Asking) -> dict[str, Any]:
+    """All that decides questions, draws and scores."""
+    drawn = {"temperature": asking.temperature, "template": asking.template, "stops": list(task.stops)}
+    return {"questions": asking.questions, "seed": asking.seed, "own": dict(task.own)} | ({} if task.reads else drawn)
+
+
+def asking_of(head: Head, **here: Any) -> Asking:
+    """What was asked, from a file's first line; `here` gives texts, and whether code may be run."""
+    s: dict[str, Any] = head.settings
+    try:
+        return Asking(
+            int(s["questions"]), head.samples, float(s.get("temperature", 0.0)), s.get("template", "plain"),
+            int(s["seed"]), **here,
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{head.task}: settings that are not whole: {error}") from None
+
+
+def wanted(task: Task, asking: Asking) -> list[Asked]:
+    """Every answer that an evaluation asks for, in order."""
+    samples = 1 if task.reads else asking.samples
+    return [
+        Asked(number, question, sample, seed_of(asking, task.name, number, sample))
+        for number, question in enumerate(task.questions)
+        for sample in range(samples)
+    ]
+
+
+def recorded(task: Task, asked: Asked, found: Answered) -> Record:
+    """An answer with its score."""
+    score, note = None, found.missing
+    if not note and task.reads:
+        score, note = bits(found.logprobs or ()), ""
+    elif not note:
+        score, note = task.score(asked.question, found.output, found.ended)
+    if score is not None and not math.isfinite(score):
+        score, note = None, "a log-probability that is no number"
+    return Record(
+        question=asked.number, sample=asked.sample, name=asked.question.name, prompt=found.prompt,
+        prompt_ids=found.prompt_ids, output=found.output, output_ids=found.output_ids,
+        logprobs=None if score is None else found.logprobs, ended=found.ended, seed=0 if task.reads else asked.seed,
+        answer=asked.question.answer, score=score, note=note,
+    )  # fmt: skip
+
+
+def bits(logprobs: Iterable[float]) -> float:
+    """Bits of a text, from the natural log-probabilities of its tokens."""
+    return -math.fsum(logprobs) / math.log(2) + 0.0  # no negative zero
+
+
+def _ask(
+    answerer: Answerer, task: Task, asking: Asking, log: Log, progress: Progress, stopped: Callable[[], bool]
+) -> None:
+    every = wanted(task, asking)
+    _refuse_others(log, every)
+    lost = [number for number, record in enumerate(log.records) if record.missing]
+    progress(task.name, len(log.records), len(every))
+    while len(log.records) < len(every):
+        if stopped():
+            raise StoppedError
+        done = len(log.records)
+        _asked(answerer, task, asking, every[done : done + answerer.at_once], log.add)
+        progress(task.name, len(log.records), len(every))
+    if lost:  # in an earlier attempt
+        records = list(log.records)
+        for first in range(0, len(lost), answerer.at_once):
+            numbers = lost[first : first + answerer.at_once]
+            found = list[Record]()
+            _asked(answerer, task, asking, [every[number] for number in numbers], found.extend)
+            for number, record in zip(numbers, found, strict=True):
+                records[number] = record
+        log.replace(records)
+
+
+def _asked(
+    answerer: Answerer, task: Task, asking: Asking, asked: Sequence[Asked], keep: Callable[[list[Record]], None]
+) -> None:
+    """Ask a few; what came before a fault is kept too."""
+    found, fault = list[Answered](), None
+    try:
+        found += answerer.answer(task, asking, asked)
+    except UserError as error:
+        fault = error
+    with ThreadPoolExecutor(default_threads()) as pool:
+        keep(list(pool.map(lambda pair: recorded(task, *pair), zip(asked, found, strict=False))))
+    if fault is not None:
+        raise fault
+
+
+def _refuse_others(log: Log, every: Sequence[Asked]) -> None:
+    for record, asked in zip(log.records, every, strict=False):
+        if (record.question, record.sample, record.name) != (asked.number, asked.sample, asked.question.name):
+            raise UserError(f"{log.path}: its records are not of these questions, in this order: give another --out")
+    if len(log.records) > len(every):
+        raise UserError(f"{log.path}: more records than questions: give another --out")

@@ -1,0 +1,274 @@
+"""What was asked and answered: a line of JSON for each sample, so that anyone can score it again, or ask again.
+
+An evaluation is a folder. It has one file for each task, ``TASK.jsonl``, and ``index.json`` with each file's hash and
+scores. A file's first line, its *head*, says what was asked of whom: the task with its version and settings, the model,
+and what decides its answers' bits. Every line carries the SHA-256 of the line before and its own content, as the
+transcript of a training run does: a line that is changed, left out or put elsewhere breaks all after it.
+
+Nothing that differs from one asking to the next, such as a time, is in these files, so that the same model on the same
+kind of machine gives the same bytes, also where a kill came between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from clearseek.errors import UserError
+from clearseek.files import append, reading, write_atomic, writing
+from clearseek.jsontext import strict_json
+
+FORM: Final = "clearseek-evaluation-1"
+INDEX = "index.json"
+LONGEST_LINE = 64 << 20
+"""Bytes of a record; a longer one is refused."""
+_START = "0" * 64
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Head(_Strict):
+    """What was asked of whom."""
+
+    form: Literal["clearseek-evaluation-1"] = FORM
+    task: str
+    version: Count
+    """Of the task: another one may ask or score differently."""
+    settings: dict[str, JsonValue]
+    """Everything that decides the questions, the draws and the scores."""
+    model: dict[str, JsonValue]
+    """Name, and the weights' SHA-256 or the address."""
+    environment: dict[str, JsonValue]
+    """What besides weights and prompts decides the answers' bits."""
+    questions: Count
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Answers to each question."""
+
+
+class Record(_Strict):
+    """One answer to one question."""
+
+    question: Count
+    """Number of the question in its task."""
+    sample: Count = 0
+    """Number of the answer to it."""
+    name: str
+    """What the question asks, in one spelling for all models: answers of two models are paired by it."""
+    prompt: str
+    """As the model got it: rendered by its template."""
+    prompt_ids: list[Count] | None = None
+    """None where the model is behind an API that takes text."""
+    output: str = ""
+    """As the model wrote it, without the text or token that ended it."""
+    output_ids: list[Count] | None = None
+    logprobs: list[float] | None = None
+    """Natural logarithms of the probabilities of the output's tokens, or of the text's that was read."""
+    ended: bool = True
+    """Whether the model ended its output itself."""
+    seed: Count = 0
+    answer: str = ""
+    """The right answer, or what else the score was made from."""
+    score: float | None = None
+    """Reward from 0 to 1, or bits; None where no answer came, which is never counted as a wrong one."""
+    note: str = ""
+    """Why this score, or why no answer came."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether no answer came."""
+        return self.score is None
+
+
+_T = TypeVar("_T", Head, Record)
+
+
+class Task(_Strict):
+    """A task's file, as the index lists it."""
+
+    file: str
+    sha256: Sha256
+    chain: Sha256
+    """Hash of the last line."""
+    scores: dict[str, JsonValue]
+    """What the records come to; :func:`clearseek.evaluate.scores.summary` makes it from them alone."""
+
+
+class Index(_Strict):
+    """The tasks of an evaluation, and of which model."""
+
+    form: Literal["clearseek-evaluation-1"] = FORM
+    model: dict[str, JsonValue]
+    tasks: dict[str, Task]
+
+
+def file_name(task: str) -> str:
+    """Name of a task's file: the task's name, in which only letters, digits, points, dashes and underscores stay."""
+    safe = "".join(each if each.isascii() and (each.isalnum() or each in "-_.") else "-" for each in task)
+    short = safe if safe == task else f"{safe[:80]}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+    return f"{short}.jsonl"
+
+
+class Log:
+    """A task's file that is being written; a new one, or one that goes on after a kill.
+
+    Lines that are whole stay, a torn last one is cut off. Raises UserError where the file holds another evaluation.
+    """
+
+    def __init__(self, path: Path, head: Head) -> None:
+        self.path, self.head, self.records, self.chain = path, head, list[Record](), _START
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and (kept := self._kept()):
+            with writing(path):
+                os.truncate(path, kept)
+        else:
+            line, self.chain = _line(head, _START)
+            write_atomic(path, line)
+
+    def _kept(self) -> int:
+        """Read the lines that are whole; return their bytes."""
+        kept, lines = 0, _lines(self.path, torn=True)
+        for number, (raw, content) in enumerate(lines):
+            where = f"{self.path}:{number + 1}"
+            if number == 0:
+                found, self.chain = _parsed(content, where, Head, self.chain)
+                if found != self.head:
+                    raise UserError(
+                        f"{self.path}: {_other(found, self.head)}: give another --out, or delete the folder"
+                    )
+            else:
+                record, self.chain = _parsed(content, where, Record, self.chain)
+                self.records.append(record)
+            kept += len(raw)
+        return kept
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Append records, and have them on the disk."""
+        text = ""
+        for record in records:
+            line, self.chain = _line(record, self.chain)
+            text += line
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
+            append(file, text.encode())
+            os.fsync(file.fileno())
+        self.records += records
+
+    def replace(self, records: Sequence[Record]) -> None:
+        """Write all records anew, at once."""
+        text, self.chain = _line(self.head, _START)
+        for record in records:
+            line, self.chain = _line(record, self.chain)
+            text += line
+        write_atomic(self.path, text)
+        self.records = list(records)
+
+
+def read_records(path: Path) -> tuple[Head, list[Record], str]:
+    """Head, records and last hash of a task's file.
+
+    Raises UserError, with the line, for what is not whole, not of the form, or does not follow from the line before.
+    """
+    lines = _lines(path, torn=False)
+    first = next(lines, None)
+    if first is None:
+        raise UserError(f"{path}: empty: evaluate again")
+    head, chain = _parsed(first[1], f"{path}:1", Head, _START)
+    records = []
+    for number, (_, content) in enumerate(lines, 2):
+        record, chain = _parsed(content, f"{path}:{number}", Record, chain)
+        records.append(record)
+    return head, records, chain
+
+
+def read_index(folder: Path) -> Index:
+    """An evaluation's index. Raises UserError for one that is absent or not of the form."""
+    path = folder / INDEX
+    with reading(path, "give the folder of an evaluation that was finished"):
+        raw = path.read_bytes()
+    try:
+        index = Index.model_validate(strict_json(raw, str(path)))
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first(error)}: evaluate again") from None
+    for name, task in index.tasks.items():
+        if task.file != file_name(name):
+            raise UserError(f"{path}: tasks.{name}.file = {task.file!r}: it must be {file_name(name)}")
+    return index
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Write an evaluation's index."""
+    write_atomic(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+
+
+def _line(content: Head | Record, before: str) -> tuple[str, str]:
+    """A line, and its hash."""
+    body = content.model_dump(mode="json", exclude_defaults=True)
+    body = {"form": FORM, **body} if isinstance(content, Head) else body
+    digest = _hash(before, body)
+    return json.dumps({**body, "before": before, "sha256": digest}, ensure_ascii=False, allow_nan=False) + "\n", digest
+
+
+def _hash(before: str, body: dict[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(f"{before} {text}".encode()).hexdigest()
+
+
+def _lines(path: Path, torn: bool) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Lines with what they hold; a last one without its end is left out, or refused."""
+    with reading(path), path.open("rb") as file:
+        for number in range(1, 1 << 62):
+            raw = file.readline(LONGEST_LINE + 1)
+            if not raw or (torn and not raw.endswith(b"\n") and len(raw) <= LONGEST_LINE):
+                return
+            if len(raw) > LONGEST_LINE:
+                raise UserError(f"{path}:{number}: longer than {LONGEST_LINE >> 20} MiB: not a record")
+            if not raw.endswith(b"\n"):
+                raise UserError(f"{path}:{number}: the line is torn: go on with the evaluation to mend it")
+            yield raw, strict_json(raw, f"{path}:{number}")
+
+
+def _parsed(content: dict[str, Any], where: str, kind: type[_T], before: str) -> tuple[_T, str]:
+    """A line's content, whose hashes fit."""
+    stated, named = content.pop("sha256", None), content.pop("before", None)
+    try:
+        digest = _hash(before, content)
+        if named != before or stated != digest:
+            raise UserError(
+                f"{where}: its hash does not fit: this line, or one before it, was changed after it was made"
+            )
+        return kind.model_validate(content), digest
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first(error)}: not a line of an evaluation") from None
+    except ValueError as error:
+        raise UserError(f"{where}: {error}: not a line of an evaluation") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first fault that pydantic found."""
+    fault = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg']}"
+
+
+def _other(found: Head, wanted: Head) -> str:
+    """What differs of two heads."""
+    one, other = found.model_dump(mode="json"), wanted.model_dump(mode="json")
+    names = [name for name in one if one[name] != other[name]]
+    inner = [
+        f"{name}.{key}" if isinstance(one[name], dict) else name
+        for name in names
+        for key in (sorted({*one[name], *other[name]}) if isinstance(one[name], dict) else [name])
+        if not isinstance(one[name], dict) or one[name].get(key) != other[name].get(key)
+    ]
+    return f"holds an evaluation with other settings ({', '.join(inner)})"

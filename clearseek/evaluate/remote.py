@@ -1,0 +1,115 @@
+"""A model behind an OpenAI-compatible API, of which nothing is trusted (:mod:`clearseek.endpoint`).
+
+What does not come after some tries is *missing*, never wrong. An endpoint that stays away, or whose model changes in
+the middle, ends the evaluation; what came is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from clearseek.endpoint import Endpoint, Named, NoAnswerError
+from clearseek.errors import UserError
+from clearseek.evaluate.answerers import Answered, Asked
+from clearseek.evaluate.tasks import Asking, Task
+
+NAMED: Final = Named("MODEL", "--model-name", "CLEARSEEK_API_KEY")
+AT_ONCE: Final = 4
+"""Requests at the same time."""
+AWAY: Final = 8
+"""Requests in a row that bring no answer before the endpoint is given up."""
+SECONDS: Final = 120.0
+TRIES: Final = 4
+
+
+class Remote:
+    """A model behind an API."""
+
+    at_once = 2 * AT_ONCE
+
+    def __init__(self, address: str, name: str = "", endpoint: Endpoint | None = None) -> None:
+        """Raises UserError where the address is none, or nothing answers there."""
+        self._endpoint = endpoint or Endpoint(address, name, NAMED, seconds=SECONDS, tries=TRIES)
+        self.model: dict[str, Any] = {"name": self._endpoint.model, "address": self._endpoint.address}
+        self.environment: dict[str, Any] = {"sums": "unknown: behind an API"}
+        self._served: str | None = None
+        self._away = 0
+
+    def answer(self, task: Task, asking: Asking, asked: Sequence[Asked]) -> Iterator[Answered]:
+        """The answers, in order."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            one = self._read if task.reads else self._written
+            for found in pool.map(lambda each: self._careful(one, task, asking, each), asked):
+                self._away = self._away + 1 if found.missing else 0
+                if self._away >= AWAY:
+                    pool.shutdown(cancel_futures=True)
+                    raise UserError(f"{AWAY} questions in a row brought no answer; the last: {found.missing}")
+                yield found
+
+    def _careful(self, one: Any, task: Task, asking: Asking, each: Asked) -> Answered:
+        prompt = each.question.chat if asking.template == "chat" and not task.reads else each.question.prompt
+        try:
+            found: Answered = one(task, asking, each, prompt)
+            return found
+        except NoAnswerError as error:
+            return Answered(prompt, missing=str(error))
+
+    def _written(self, task: Task, asking: Asking, each: Asked, prompt: str) -> Answered:
+        chat = asking.template == "chat"
+        path = "/chat/completions" if chat else "/completions"
+        body: dict[str, Any] = {
+            "model": self._endpoint.model, "max_tokens": task.max_tokens, "temperature": asking.temperature,
+            "seed": each.seed, "n": 1,
+        }  # fmt: skip
+        body |= {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+        body |= {"stop": list(task.stops[:4])} if task.stops else {}  # OpenAI's API takes four
+        choice = self._choice(path, body)
+        text = choice.get("message", {}).get("content") if chat else choice.get("text")
+        if not isinstance(text, str):
+            raise NoAnswerError(f"{self._endpoint.address}{path}: an answer without text")
+        found = [place for stop in task.stops if (place := text.find(stop)) >= 0]
+        text = text[: min(found)] if found else text
+        return Answered(prompt, output=text, ended=bool(found) or choice.get("finish_reason") == "stop")
+
+    def _read(self, task: Task, asking: Asking, each: Asked, prompt: str) -> Answered:
+        """Log-probabilities of the target, from an endpoint that echoes its prompt with them."""
+        target, text = each.question.target, prompt + each.question.target
+        choice = self._choice("/completions", {
+            "model": self._endpoint.model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True,
+            "logprobs": 1, "n": 1,
+        })  # fmt: skip
+        told = choice.get("logprobs")
+        if not isinstance(told, dict) or not told.get("token_logprobs"):
+            raise UserError(
+                f"{self._endpoint.address}/completions: gives no log-probabilities of its prompt (echo with logprobs), "
+                f"which {task.name} needs: leave {task.name} out"
+            )
+        places, logprobs = told.get("text_offset"), told["token_logprobs"]
+        if not isinstance(places, list) or not isinstance(logprobs, list) or len(places) != len(logprobs):
+            raise NoAnswerError(f"{self._endpoint.address}/completions: log-probabilities without their places")
+        kept = [value for place, value in zip(places, logprobs, strict=True)
+                if isinstance(place, int) and len(prompt) <= place < len(text)]  # fmt: skip
+        if not kept or not all(type(value) in (int, float) and math.isfinite(value) and value <= 0 for value in kept):
+            raise NoAnswerError(f"{self._endpoint.address}/completions: a log-probability that is none")
+        return Answered(prompt, output=target, logprobs=[float(value) for value in kept])
+
+    def _choice(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self._endpoint.send(path, body)
+        served = answer.get("model")
+        if isinstance(served, str):
+            self._served = self._served or served
+            if served != self._served:
+                raise UserError(
+                    f"{self._endpoint.address}: the model changed between requests, from {self._served!r:.80} to "
+                    f"{served!r:.80}: evaluate one of them"
+                )
+        choices = answer.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise NoAnswerError(f"{self._endpoint.address}{path}: an answer without choices")
+        choice: dict[str, Any] = choices[0]
+        if not isinstance(choice.get("message", {}), dict):
+            raise NoAnswerError(f"{self._endpoint.address}{path}: a message that is none")
+        return choice

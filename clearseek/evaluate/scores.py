@@ -1,0 +1,171 @@
+"""What records come to: scores with their intervals, from the records alone, and two models side by side."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clearseek.errors import UserError
+from clearseek.evaluate.comparison import RESAMPLES, Comparison, compare, holm
+from clearseek.evaluate.records import Head, Record, read_index, read_records
+from clearseek.evaluate.statistics import (
+    CONFIDENCE,
+    exact_interval,
+    fixed_questions,
+    mean_pass_at_k,
+    sampled_questions,
+    wilson_interval,
+)
+
+BITS = "bits per byte"
+SHARE = "share"
+
+
+def unit_of(head: Head) -> str:
+    """What a task's score is in."""
+    return BITS if head.task == "bits-per-byte" else SHARE
+
+
+def answered(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records by question, of the questions to which every answer came."""
+    by_name, lost = defaultdict[str, list[Record]](list), set[str]()
+    for record in records:
+        by_name[record.name].append(record)
+        if record.missing:
+            lost.add(record.name)
+    return {name: found for name, found in by_name.items() if name not in lost}
+
+
+def summary(head: Head, records: Sequence[Record]) -> dict[str, Any]:
+    """Score of a task, with intervals that say what they answer; plain values for JSON.
+
+    ``fixed`` holds the score had the same questions been asked without end, ``sampled`` that of questions like these.
+    With one sample of each, ``sampled`` is Wilson's interval and ``exact`` is Clopper and Pearson's.
+    """
+    whole = answered(records)
+    names = {record.name for record in records}
+    said: dict[str, Any] = {
+        "unit": unit_of(head), "questions": len(whole), "missing": len(names) - len(whole), "samples": head.samples,
+        "confidence": CONFIDENCE,
+    }  # fmt: skip
+    if not whole:
+        return said | {"score": None}
+    if unit_of(head) == BITS:
+        return said | _bits([found[0] for found in whole.values()])
+    return said | _shares(head, list(whole.values()))
+
+
+def _bits(records: Sequence[Record]) -> dict[str, Any]:
+    bits = np.array([record.score for record in records], dtype=np.float64)
+    size = np.array([len(record.output.encode()) for record in records], dtype=np.float64)
+    return {"score": float(bits.sum() / size.sum()), "sampled": _ratio_interval(bits, size), "bytes": int(size.sum())}
+
+
+def _ratio_interval(top: Any, bottom: Any) -> list[float] | None:
+    """Interval of the bootstrap for a ratio of sums over questions like these; None for fewer than two."""
+    from scipy.stats import bootstrap
+
+    if len(top) < 2:
+        return None
+    if np.ptp(top / bottom) == 0:
+        return [float(top[0] / bottom[0])] * 2
+    found = bootstrap(
+        (top, bottom), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True, vectorized=True, method="BCa",
+        confidence_level=CONFIDENCE, n_resamples=RESAMPLES, batch=1000, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
+
+
+def _shares(head: Head, by_question: Sequence[Sequence[Record]]) -> dict[str, Any]:
+    scores = [[float(record.score or 0.0) for record in found] for found in by_question]
+    said: dict[str, Any] = {"score": math.fsum(map(math.fsum, scores)) / (len(scores) * head.samples)}
+    notes = Counter(record.note for found in by_question for record in found if record.note)
+    said["notes"] = dict(sorted(notes.items()))
+    if any(score not in (0.0, 1.0) for found in scores for score in found):
+        means = np.array([math.fsum(found) / len(found) for found in scores])
+        return said | {"sampled": _ratio_interval(means, np.ones(len(means)))}
+    right = [int(math.fsum(found)) for found in scores]
+    said["right"] = sum(right)
+    if head.samples == 1:
+        intervals = {
+            "sampled": wilson_interval(sum(right), len(right)),
+            "exact": exact_interval(sum(right), len(right)),
+        }
+        return said | {name: list(each) for name, each in intervals.items()}
+    said["fixed"] = list(fixed_questions(right, head.samples))
+    said["sampled"] = list(sampled_questions(right, head.samples))
+    ks = sorted({1, *(2**power for power in range(1, 20) if 2**power <= head.samples), head.samples})
+    said["pass_at"] = {str(k): mean_pass_at_k(head.samples, right, k) for k in ks}
+    return said
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Two models at one task."""
+
+    task: str
+    unit: str
+    found: Comparison
+    """The first model beside the second; of bits per byte with the sign turned, so that more is better."""
+    alone: int
+    """Questions that only one of them answered; they are left out."""
+
+    def sentence(self) -> str:
+        """One honest sentence about the first model."""
+        if self.unit == BITS:
+            return self.found.sentence(unit=1.0, name=BITS)
+        return self.found.sentence()
+
+
+def read_scores(folder: Path) -> dict[str, tuple[Head, list[Record]]]:
+    """Heads and records of an evaluation's tasks."""
+    index = read_index(folder)
+    return {name: read_records(folder / task.file)[:2] for name, task in index.tasks.items()}
+
+
+def versus(
+    first: Mapping[str, tuple[Head, list[Record]]], second: Mapping[str, tuple[Head, list[Record]]]
+) -> list[Versus]:
+    """Two models at the tasks that both did; p-values are Holm's.
+
+    Raises UserError where they have no task in common, or were asked other questions.
+    """
+    names = [name for name in first if name in second]
+    if not names:
+        raise UserError(f"no task in common: {', '.join(first) or 'none'}, and {', '.join(second) or 'none'}")
+    found = [_one(name, first[name], second[name]) for name in names]
+    p_values = holm({each.task: each.found.p for each in found})
+    return [replace(each, found=replace(each.found, p=p_values[each.task])) for each in found]
+
+
+def _one(task: str, first: tuple[Head, list[Record]], second: tuple[Head, list[Record]]) -> Versus:
+    (one, a), (other, b) = first, second
+    asked, also = {record.name for record in a}, {record.name for record in b}
+    if one.version != other.version or one.samples != other.samples:
+        raise UserError(f"{task}: the two were asked in other ways (version or samples): evaluate both alike")
+    if asked != also:
+        raise UserError(
+            f"{task}: the models were asked other questions: {len(asked):,} and {len(also):,}, of which "
+            f"{len(asked & also):,} are the same: evaluate both with the same options"
+        )
+    ours, theirs = answered(a), answered(b)
+    both = [name for name in ours if name in theirs]
+    if not both:
+        raise UserError(f"{task}: no question that both answered")
+    unit = unit_of(one)
+    found = compare(
+        [_mean(ours[name], unit) for name in both], [_mean(theirs[name], unit) for name in both], one.samples
+    )
+    return Versus(task, unit, found, len(asked) - len(both))
+
+
+def _mean(records: Sequence[Record], unit: str) -> float:
+    if unit == BITS:
+        return -float(records[0].score or 0.0) / len(records[0].output.encode())
+    return math.fsum(float(record.score or 0.0) for record in records) / len(records)

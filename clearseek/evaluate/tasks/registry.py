@@ -1,0 +1,80 @@
+"""The tasks by name, and their options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clearseek.errors import UserError, nearest
+from clearseek.evaluate.records import Head
+from clearseek.evaluate.tasks.code import human_eval, python
+from clearseek.evaluate.tasks.copying import copying, induction
+from clearseek.evaluate.tasks.problems import addition, countdown, gym, sums
+from clearseek.evaluate.tasks.task import Asking, Task
+from clearseek.evaluate.tasks.text import bits_per_byte
+
+BUILDERS: dict[str, Callable[..., Task]] = {
+    "bits-per-byte": bits_per_byte,
+    "addition": addition,
+    "sums": sums,
+    "countdown": countdown,
+    "copying": copying,
+    "induction": induction,
+    "python": python,
+    "human-eval": human_eval,
+    "reasoning-gym": gym,
+}
+"""How each task is made, from what is asked and from its own options."""
+DEFAULT = ("bits-per-byte", "addition", "sums", "countdown", "copying", "induction", "python")
+"""Tasks that need nothing that is not here."""
+
+
+def build(wanted: str, asking: Asking) -> Task:
+    """A task by its name, with its options after a colon: ``addition:digits=3,max_tokens=8``.
+
+    Raises UserError for an unknown task or option, for a value that does not fit, and for questions that are not here.
+    """
+    name, colon, options = wanted.partition(":")
+    if name not in BUILDERS:
+        raise UserError(f"no task {name!r}{nearest(name, BUILDERS)}; tasks: {', '.join(BUILDERS)}, harness:NAME")
+    own = dict(_option(each, name) for each in options.split(",")) if colon else {}
+    return _made(name, own, asking)
+
+
+def rebuild(head: Head, asking: Asking) -> Task:
+    """The task that a file of records is of, from its settings; `asking` gives texts, and whether code may be run."""
+    if head.task not in BUILDERS:
+        raise UserError(f"no task {head.task!r} in this ClearSeek{nearest(head.task, BUILDERS)}")
+    task = _made(head.task, head.settings.get("own"), asking)
+    if task.version != head.version:
+        raise UserError(f"{head.task}: version {head.version} was asked, and this ClearSeek has {task.version}")
+    return task
+
+
+def _made(name: str, own: Any, asking: Asking) -> Task:
+    if not isinstance(own, Mapping):
+        raise UserError(f"{name}: its own settings are not a JSON object")
+    try:
+        return BUILDERS[name](asking, **own)
+    except TypeError as error:
+        raise UserError(f"{name}: {_unknown(name, error)}") from None
+
+
+def _unknown(name: str, error: TypeError) -> str:
+    import inspect
+
+    known = [each for each in inspect.signature(BUILDERS[name]).parameters if each != "asking"]
+    given = str(error).rpartition("argument ")[2].strip("'\"")
+    return f"no option {given!r}{nearest(given, known)}; its options: {', '.join(known) or 'none'}"
+
+
+def _option(text: str, task: str) -> tuple[str, Any]:
+    """Name and value of an option; a value is JSON, or else a text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"{task}: {text!r}: write options as {task}:NAME=VALUE,NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
