@@ -28,7 +28,7 @@ LONGEST_TEXT = 64 << 20
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "examples:\n"
+        "example:\n"
         "  clearseek evaluate runs/quickstart\n"
         "  clearseek evaluate my-model --tasks addition:digits=3 induction --questions 500\n"
         "  clearseek evaluate my-model --tasks sums --samples 8 --temperature 1\n"

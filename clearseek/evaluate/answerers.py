@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from clearseek.chat.render import render
+from clearseek.chat.reply import Reply
 from clearseek.errors import UserError
 from clearseek.evaluate.tasks import Asking, Question, Task
 from clearseek.inference.answer import Answer, joined
@@ -97,7 +98,8 @@ class Local:
                 stop_tokens=frozenset({self._model.tokenizer.eos_id}),
             )  # fmt: skip
             request = Request(ids, settings)
-            requests.append((request, Answer(request, self._bytes_of, task.stops)))
+            reply = Reply(self._model.tokenizer, thinking=False, tools=False) if asking.template == "chat" else None
+            requests.append((request, Answer(request, self._bytes_of, task.stops, reply)))
             refused.append(self._added(request))
         self._finish()
         for ids, text, (request, answer), fault in zip(prompts, texts, requests, refused, strict=True):

@@ -116,7 +116,7 @@ class Index(_Strict):
 def file_name(task: str) -> str:
     """Name of a task's file: the task's name, in which only letters, digits, points, dashes and underscores stay."""
     safe = "".join(each if each.isascii() and (each.isalnum() or each in "-_.") else "-" for each in task)
-    short = safe if safe == task else f"{safe[:80]}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+    short = safe if safe == task and len(safe) <= 80 else f"{safe[:80]}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
     return f"{short}.jsonl"
 
 

@@ -1,0 +1,177 @@
+"""Models behind an API: our own server, and servers that misbehave."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clearseek.endpoint import Endpoint
+from clearseek.errors import UserError
+from clearseek.evaluate.answerers import Answered, Local
+from clearseek.evaluate.evaluation import evaluate, wanted
+from clearseek.evaluate.records import read_records
+from clearseek.evaluate.remote import AWAY, NAMED, Remote
+from clearseek.evaluate.tasks import Asking, build
+
+TEXT = "".join(f"the quick brown fox {n}, hello world é, how are you?\n" for n in range(40))
+Reply = tuple[int, Any]
+
+
+@contextmanager
+def api(reply: Callable[[int, dict[str, Any]], Reply]) -> Iterator[Remote]:
+    """A model whose server answers the n-th request by a function."""
+    count = iter(range(10**6))
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                number = next(count)
+            status, content = reply(number, body)
+            raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        yield Remote(address, "m", Endpoint(address, "m", NAMED, seconds=5, tries=2, sleep=lambda _: None))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def solved(body: dict[str, Any]) -> str:
+    return str(sum(map(int, body["prompt"].rstrip("=").split("+"))))
+
+
+def said(text: Any, **more: Any) -> Reply:
+    return 200, {"model": "m", "choices": [{"text": text, "finish_reason": "stop"}], **more}
+
+
+ASKING = Asking(questions=24)
+
+
+def test_right_answers_are_counted(tmp_path: Path) -> None:
+    with api(lambda number, body: said(solved(body))) as remote:
+        scores = evaluate(remote, [build("sums", ASKING)], ASKING, tmp_path).tasks["sums"].scores
+    assert (scores["right"], scores["missing"]) == (24, 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ((500, b"oh"), "status 500"),
+        ((429, {"error": {"message": "slow down"}}), "slow down"),
+        ((400, {"error": "too long"}), "too long"),
+        ((200, b'{"choices": [{"te'), "not valid JSON"),
+        ((200, {"choices": []}), "without choices"),
+        ((200, {"choices": [{"text": None}]}), "without text"),
+        ((200, {"choices": [{"text": "1", "message": 3}]}), "message that is none"),
+        ((200, [1]), "must be a JSON object"),
+    ],
+)
+def test_what_never_comes_is_missing(tmp_path: Path, fault: Reply, told: str) -> None:
+    """Every fifth question fails however often it is asked."""
+
+    def reply(number: int, body: dict[str, Any]) -> Reply:
+        return fault if int(solved(body)) % 5 == 0 else said(solved(body))
+
+    with api(reply) as remote:
+        scores = evaluate(remote, [build("sums", ASKING)], ASKING, tmp_path).tasks["sums"].scores
+    _, records, _ = read_records(tmp_path / "sums.jsonl")
+    lost = [record for record in records if record.missing]
+    assert 0 < len(lost) == scores["missing"] < 12 and scores["score"] == 1.0
+    assert all(int(record.answer) % 5 == 0 and told in record.note for record in lost)
+
+
+def test_an_empty_answer_is_an_answer(tmp_path: Path) -> None:
+    with api(lambda number, body: said("")) as remote:
+        scores = evaluate(remote, [build("sums", ASKING)], ASKING, tmp_path).tasks["sums"].scores
+    assert (scores["missing"], scores["score"]) == (0, 0.0)
+
+
+def test_an_endpoint_that_stays_away(tmp_path: Path) -> None:
+    """After eight questions in a row without an answer; those before are kept."""
+    with (
+        api(lambda number, body: said("1") if number < 10 else (503, b"")) as remote,
+        pytest.raises(UserError, match=f"{AWAY} questions in a row brought no answer; the last: .*status 503"),
+    ):
+        evaluate(remote, [build("sums", ASKING)], ASKING, tmp_path)
+    _, records, _ = read_records(tmp_path / "sums.jsonl")
+    assert sum(not record.missing for record in records) == 10
+
+
+def test_a_refused_key_ends_at_once(tmp_path: Path) -> None:
+    with (
+        api(lambda number, body: (401, {"error": "no"})) as remote,
+        pytest.raises(UserError, match=r"401 .*CLEARSEEK_API_KEY"),
+    ):
+        evaluate(remote, [build("sums", ASKING)], ASKING, tmp_path)
+
+
+def test_a_model_that_changes(tmp_path: Path) -> None:
+    with (
+        api(lambda number, body: said("1", model="m" if number < 5 else "m-2")) as remote,
+        pytest.raises(UserError, match="changed between requests, from 'm' to 'm-2'"),
+    ):
+        evaluate(remote, [build("sums", ASKING)], ASKING, tmp_path)
+
+
+def weighed(prompt: str, logprob: Any = -1.0) -> Reply:
+    """An answer that echoes its prompt, a token a character."""
+    told = {"text_offset": [*range(len(prompt) + 1)], "token_logprobs": [None, *[logprob] * len(prompt)]}
+    return 200, {"model": "m", "choices": [{"text": prompt + "x", "logprobs": told}]}
+
+
+def test_bits_of_an_echo(tmp_path: Path) -> None:
+    asking = Asking(questions=5, texts=[("t", TEXT)])
+    task = build("bits-per-byte:passage=64", asking)
+    with api(lambda number, body: weighed(body["prompt"])) as remote:
+        for asked, found in zip(wanted(task, asking), remote.answer(task, asking, wanted(task, asking)), strict=True):
+            assert found.logprobs == [-1.0] * len(asked.question.target) and found.output == asked.question.target
+    with api(lambda number, body: said("x")) as remote, pytest.raises(UserError, match="no log-probabilities"):
+        evaluate(remote, [task], asking, tmp_path)
+    for wrong in (float("nan"), "a", 1.0, None, True):
+        with api(lambda number, body, wrong=wrong: weighed(body["prompt"], wrong)) as remote:  # type: ignore[misc]
+            found = list(remote.answer(task, asking, wanted(task, asking)))
+            assert all("log-probability that is none" in each.missing or "not valid" in each.missing for each in found)
+
+
+def test_our_own_server_answers_as_the_engine_does() -> None:
+    from tests.serve.served import serving, tiny_model
+
+    model = tiny_model()
+    asking = Asking(questions=6, texts=[("t", TEXT)])
+    with serving(model) as served:
+        remote = Remote(served.url + "/v1")
+        for name, chat in (("sums", asking), ("copying", asking), ("sums", Asking(questions=4, template="chat"))):
+            task = build(name, chat)
+            ours = list(Local(model.without_drafts()).answer(task, chat, wanted(task, chat)))
+            theirs = list(remote.answer(task, chat, wanted(task, chat)))
+            same = [(each.output, each.ended) for each in ours]
+            assert same == [(each.output, each.ended) for each in theirs]
+        task = build("bits-per-byte:passage=64", asking)
+        ours = list(Local(model).answer(task, asking, wanted(task, asking)))
+        theirs = list(remote.answer(task, asking, wanted(task, asking)))
+        for one, other in zip(ours, theirs, strict=True):
+            assert sum(logprobs(one)) == pytest.approx(sum(logprobs(other)), rel=0.05)  # tokens at the border differ
+
+
+def logprobs(found: Answered) -> list[float]:
+    assert found.logprobs is not None
+    return found.logprobs
