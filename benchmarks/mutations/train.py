@@ -37,8 +37,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("betas=config.betas", "betas=config.betas[::-1]", "AdamW's decays swapped"),
         ("eps=config.eps", "eps=1e-8", "epsilon not the recipe's"),
         ("config.momentum, config.weight_decay", "config.weight_decay, config.momentum", "Muon's arguments swapped"),
-        ("computes_in, config.momentum, config.weight_decay", "computes_in", "Muon's defaults instead of the recipe's"),
-        ("config.muon_learning_rate, computes_in", "config.muon_learning_rate, torch.bfloat16", "Muon in BF16, whatever the model"),
+        ("products, config.momentum, config.weight_decay", "products", "Muon's defaults instead of the recipe's"),
+        ("config.muon_learning_rate, products", "config.muon_learning_rate, torch.bfloat16", "Muon in BF16, whatever the model"),
     ],
     "train/optimizer.py:Updates.step": [
         ("if factor < 1.0 and gradients:", "if gradients:", "clipping scales small gradients up"),

@@ -3,8 +3,8 @@
 Each update matrix is replaced by the nearest semi-orthogonal one, found by five Newton-Schulz steps, so that every
 direction of a weight matrix learns at the same pace (Jordan et al., "Muon", 2024; the factor 0.2 * sqrt(max(rows,
 columns)), which gives updates the size of AdamW's, is from Moonshot's "Muon is Scalable for LLM Training", section
-2.2). The steps are taken in the type that the model computes in: five of them forgive BF16's rounding, but a processor
-without BF16 instructions takes thirty times as long for it as for FP32.
+2.2). The steps are taken in the type that the model computes in: five of them forgive BF16's rounding. Where a
+processor emulates BF16, at a thirtieth of FP32's speed, they are in FP32 even if the model was asked to be in BF16.
 
 This is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`` with two differences: PyTorch's always takes the steps in
 BF16; and a parameter may be a stack [..., rows, columns], as our experts are, and its matrices go through batched

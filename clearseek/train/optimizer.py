@@ -130,12 +130,12 @@ class Updates:
         shapes: Of the parameters; matrices have weight decay, vectors have none.
         masters: FP32, contiguous.
         config: Which optimiser, and its settings.
-        computes_in: Type that the model computes in, and Muon's products with it.
+        products: Type of Muon's products.
     """
 
     def __init__(
         self, names: Sequence[str], shapes: Sequence[Sequence[int]], masters: Sequence[Tensor], config: OptimizerConfig,
-        computes_in: torch.dtype,
+        products: torch.dtype,
     ) -> None:  # fmt: skip
         self.config, self.names, self.masters = config, list(names), list(masters)
         muon: list[Tensor] = []
@@ -157,7 +157,7 @@ class Updates:
             betas=config.betas,
             eps=config.eps,
         )
-        rates = config.muon_learning_rate, computes_in, config.momentum, config.weight_decay
+        rates = config.muon_learning_rate, products, config.momentum, config.weight_decay
         self._muon = Muon(muon, *rates) if muon else None
 
     @torch.no_grad()
@@ -211,13 +211,16 @@ class MasterOptimizer(Updates):
     Args:
         trained: What to train, in a fixed order: all parameters of a model, or some, or rows of them.
         config: Which optimiser, and its settings.
+        products: Type of Muon's products; None for the model's.
     """
 
-    def __init__(self, trained: Iterable[Trained], config: OptimizerConfig) -> None:
+    def __init__(
+        self, trained: Iterable[Trained], config: OptimizerConfig, products: torch.dtype | None = None
+    ) -> None:
         self.trained = list(trained)
         masters = [each.of(each.parameter.detach()).float() for each in self.trained]  # FP32: the model's own
         names, shapes = [each.name for each in self.trained], [each.parameter.shape for each in self.trained]
-        super().__init__(names, shapes, masters, config, self.trained[0].parameter.dtype)
+        super().__init__(names, shapes, masters, config, products or self.trained[0].parameter.dtype)
 
     @torch.no_grad()
     def step(self, gradients: list[Tensor], norm: float, multiplier: float) -> None:

@@ -41,12 +41,16 @@ class Setup:
     kernels: Kernels
     fp8: Fp8 | None
     """How to compute in FP8, where the recipe asks for it."""
+    muon: torch.dtype | None = None
+    """Type of Muon's products where it is not the model's."""
 
     def environment(self) -> dict[str, Any]:
         """What about machine and set-up decides the bits of the run, for the header of its transcript."""
         found = bit_environment(self.precision.dtype, str(self.device)) | kernels_environment(str(self.device))
         if self.fp8 is not None:
             found |= {"fp8_backend": self.fp8.backend.name} | self.fp8.backend.versions()
+        if self.muon is not None:
+            found["muon"] = str(self.muon).removeprefix("torch.")
         return found
 
 
@@ -96,7 +100,19 @@ def _preflight(recipe: Recipe, device: str, recorded: Mapping[str, Any] | None) 
     place = torch.device(device)
     eight_bit = recipe.train.precision == "fp8"
     fp8 = choose(recipe.fp8, place, precision.dtype, began.get("fp8_backend")) if eight_bit else None
-    return Setup(place, precision, chosen, fp8)
+    return Setup(place, precision, chosen, fp8, _muon(recipe, precision, recorded))
+
+
+def _muon(recipe: Recipe, precision: Precision, recorded: Mapping[str, Any] | None) -> torch.dtype | None:
+    """FP32 for Muon's products where the model computes in a BF16 that this machine emulates, or where a record says
+    so; None for the model's type."""
+    if recipe.optimizer.name != "muon":
+        return None
+    if recorded is None:
+        wide = precision.dtype == torch.bfloat16 and bool(precision.emulated)
+    else:
+        wide = recorded.get("muon") == "float32"
+    return torch.float32 if wide else None
 
 
 def settle_numerics(threads: int | None, device: str) -> None:

@@ -268,6 +268,7 @@ def _say_how(recipe: Recipe, setup: Setup, say: Callable[[str], None]) -> None:
         say(
             f"this machine has no instructions for BF16: its products take {precision.emulated:,.0f} times as long as "
             'in FP32, which train.precision = "auto" or "fp32" would take'
+            f"{'; those of Muon are taken in FP32' * (setup.muon is not None)}"
         )
 
 

@@ -64,7 +64,7 @@ class Work:
     """Seconds of the last step in which this process, one of several, computed its gradients."""
 
     def _optimizer(self) -> Updates:
-        return MasterOptimizer(self.trained, self.recipe.optimizer)
+        return MasterOptimizer(self.trained, self.recipe.optimizer, self.setup.muon)
 
     @property
     def masters(self) -> MasterOptimizer:

@@ -146,10 +146,12 @@ def test_muon_multiplies_in_the_type_of_the_model(dtype: torch.dtype, monkeypatc
         return product(a, b)
 
     monkeypatch.setattr(torch, "bmm", watched)
-    optimizer = MasterOptimizer(parameters(dtype), OptimizerConfig(name="muon"))
-    gradients = [torch.randn(master.shape) for master in optimizer.masters]
-    optimizer.step(gradients, gradient_norm(gradients), 1.0)
-    assert seen == {dtype}
+    for products in (None, torch.float32):
+        seen.clear()
+        optimizer = MasterOptimizer(parameters(dtype), OptimizerConfig(name="muon"), products)
+        gradients = [torch.randn(master.shape) for master in optimizer.masters]
+        optimizer.step(gradients, gradient_norm(gradients), 1.0)
+        assert seen == {products or dtype}
 
 
 def test_adamw_is_pytorchs_to_the_bit() -> None:

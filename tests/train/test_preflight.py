@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from clearseek.errors import UserError
+from clearseek.machine import Precision
 from clearseek.plan.layout import parse_layout
 from clearseek.recipe import load_recipe
 from clearseek.train import preflight
@@ -44,6 +45,33 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     preflight.refuse_device(LITE, "cpu", group_of(2, machines=2), layout)
     with pytest.raises(UserError, match=r"the weights of 2 processes.* and this machine has 800"):
         preflight.refuse_device(LITE, "cpu", group_of(2), layout)
+
+
+EMULATED = {"bf16": 2e9, "fp32": 120e9}
+FAST = {"bf16": 400e9, "fp32": 120e9}
+WIDE = {"precision": "bfloat16", "muon": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "rates", "recorded", "products"),
+    [
+        ("muon", EMULATED, None, torch.float32),
+        ("muon", FAST, None, None),
+        ("adamw", EMULATED, None, None),
+        ("muon", EMULATED, {"precision": "bfloat16"}, None),  # a run that began where BF16 is fast
+        ("muon", FAST, WIDE, torch.float32),
+        ("muon", FAST, WIDE | {"muon": ["a", "record"]}, None),
+    ],
+)
+def test_muons_products_are_never_taken_in_an_emulated_type_unless_a_record_has_them_so(
+    monkeypatch: pytest.MonkeyPatch, asked: str, rates: dict[str, float], recorded: dict[str, Any] | None,
+    products: torch.dtype | None,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(preflight, "pick_precision", lambda *_: Precision(torch.bfloat16, rates))
+    recipe = load_recipe("quickstart-small", ["train.precision=bf16", f"optimizer.name={asked}", "train.threads=1"])
+    setup = preflight.preflight(recipe, recorded=recorded)
+    assert setup.muon == products
+    assert setup.environment().get("muon") == ("float32" if products else None)
 
 
 def test_a_layout_that_the_recipe_does_not_allow_is_named_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,10 +82,10 @@ class SharedWork(Work):
         held = {rank: self._parts(rank) for rank in self.layout.copies_of_stage(self.rank)}
         self.exchange = self._exchange_of(held)
         self._chunks, self._number = self._order()
-        owned, matrix_type = self.exchange.owned, self.setup.precision.dtype
+        owned, muon = self.exchange.owned, self.setup.muon or self.setup.precision.dtype
         masters = [each.float() for each in self.exchange.fetch(self._weights())]
         names, shapes = [part.name for part in owned], [part.shape for part in owned]
-        return Updates(names, shapes, masters, self.recipe.optimizer, matrix_type)
+        return Updates(names, shapes, masters, self.recipe.optimizer, muon)
 
     def _exchange_of(self, held: Mapping[int, Sequence[Part]]) -> Exchange | TwoLevels:
         owned, each = self._dealt(held), machines([self.group.hosts[rank] for rank in held])
