@@ -1,0 +1,156 @@
+"""A ladder of sizes: how width, rates and batch go with depth, fitted on models that were trained.
+
+A rung is a number of layers; all other dimensions follow from it (:func:`dimensions`), so that six layers are the
+quickstart's model. Every rung is trained on so many tokens for each active parameter, at each batch and at each factor
+on the quickstart's peak rates. The best factor of a batch is the lowest point of the parabola through the best one and
+its two neighbours, over the logarithm of the factor; a best one at an end is used as it is, and marked. Of batches the
+better one counts. Then a straight line is fitted through the logarithms over all rungs, of factor, of batch and of bits
+per byte against active parameters; the residuals are kept, and say what the line is worth.
+
+``python benchmarks/size_ladder.py --folder DIR`` goes on where it was interrupted and writes
+``benchmarks/results/size_ladder.json``. At its defaults it needs an idle machine for hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clearseek.config import Recipe
+from clearseek.counts import count_parameters
+from clearseek.data.shards import prepare_data
+from clearseek.files import write_atomic
+from clearseek.machine import describe
+from clearseek.recipe import load_recipe
+from clearseek.train.preflight import Setup, preflight
+from clearseek.train.pretrain import PreTraining
+from clearseek.train.step import NotFiniteError, Training
+
+RESULT = Path(__file__).parent / "results" / "size_ladder.json"
+
+
+def dimensions(layers: int) -> dict[str, int]:
+    """The model's dimensions at a depth; what is not here is the quickstart's."""
+    width = 64 + 32 * layers
+    return {
+        "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": max(2, width // 64),
+        "q_lora_rank": width // 2, "kv_lora_rank": width // 2, "intermediate_size": 3 * width,
+        "moe_intermediate_size": width // 2,
+    }  # fmt: skip
+
+
+def recipe_of(layers: int, batch: int, factor: float, tokens_per_parameter: float, threads: int) -> Recipe:
+    """The quickstart at another depth, batch and rates, as long as its active parameters ask for."""
+    raw = load_recipe("quickstart").model_dump(mode="json")
+    raw["model"] |= dimensions(layers)
+    active = count_parameters(Recipe.model_validate(raw).model).activated_without_embedding
+    steps = max(2, round(tokens_per_parameter * active / (batch * raw["data"]["sequence_length"])))
+    raw["optimizer"] |= {name: factor * raw["optimizer"][name] for name in ("learning_rate", "muon_learning_rate")}
+    raw["train"] |= {"batch_size": batch, "micro_batch_size": batch, "lanes": None, "steps": steps, "threads": threads,
+                     "eval_every": 0, "hash_every": steps + 1}  # fmt: skip
+    return Recipe.model_validate(raw)
+
+
+def train(recipe: Recipe, data: Path, setup: Setup) -> dict[str, Any]:
+    """Train, and measure on all held-out windows."""
+    task = PreTraining(recipe, data, checked=True)
+    training, began = Training(recipe, task, setup), time.perf_counter()
+    count, finite = count_parameters(recipe.model), True
+    try:
+        while training.step < recipe.train.steps:
+            training.advance()
+    except NotFiniteError:
+        finite = False
+    seconds = time.perf_counter() - began
+    bits = task.evaluate(training.model, recipe.train.steps)["held_out_bpb"] if finite else None
+    return {"active": count.activated_without_embedding, "parameters": count.total, "steps": recipe.train.steps,
+            "seconds": seconds, "bpb": bits}  # fmt: skip
+
+
+def lowest(points: Sequence[tuple[float, float]]) -> tuple[float, float, bool]:
+    """Factor and bits at the lowest point of a curve of (factor, bits), and whether both sides of it were tried."""
+    points = sorted(points)
+    best = min(range(len(points)), key=lambda index: points[index][1])
+    near = points[best - 1 : best + 2] if 0 < best < len(points) - 1 else []
+    if len(near) < 3 or not all(math.isfinite(bits) for _, bits in near):
+        return (*points[best], False)
+    a, b, c = np.polyfit([math.log(factor) for factor, _ in near], [bits for _, bits in near], 2).tolist()
+    place = -b / (2 * a)
+    return math.exp(place), a * place**2 + b * place + c, True
+
+
+def line(active: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
+    """value = scale x active ^ exponent by least squares of the logarithms, with each rung's value over the line's."""
+    exponent, scale = np.polyfit(np.log(active), np.log(values), 1).tolist()
+    over = [value / math.exp(scale + exponent * math.log(n)) for n, value in zip(active, values, strict=True)]
+    return {"exponent": exponent, "scale": math.exp(scale), "value_over_line": over}
+
+
+def fit(runs: Mapping[str, dict[str, Any]], rungs: Sequence[int]) -> dict[str, Any]:
+    """The best factor, batch and bits of every rung, and the lines through them."""
+    best = []
+    for layers in rungs:
+        of_rung = [run for run in runs.values() if run["layers"] == layers]
+        by_batch: dict[int, list[tuple[float, float]]] = {}
+        for run in of_rung:
+            bits = math.inf if run["bpb"] is None else run["bpb"]
+            by_batch.setdefault(run["batch"], []).append((run["factor"], bits))
+        factor, bits, inside, batch = min(
+            ((*lowest(points), batch) for batch, points in by_batch.items()), key=lambda each: each[1]
+        )
+        best.append({"layers": layers, "active": of_rung[0]["active"], "batch": batch, "factor": factor, "bpb": bits,
+                     "both_sides_tried": inside})  # fmt: skip
+    active = [each["active"] for each in best]
+    lines = {name: line(active, [each[name] for each in best]) for name in ("factor", "batch", "bpb")}
+    return {"best": best, "lines": lines}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="where data and measurements are kept")
+    parser.add_argument(
+        "--rungs", type=int, nargs="+", default=[2, 3, 4, 6, 8], help="numbers of layers, four at least"
+    )
+    parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--tokens", type=float, default=4.0, help="training tokens for each active parameter")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    if len(set(arguments.rungs)) < 4:
+        parser.error("a line through fewer than four sizes says little: give four --rungs")
+    first = recipe_of(arguments.rungs[0], arguments.batches[0], 1.0, arguments.tokens, arguments.threads)
+    data, kept = arguments.folder / "data", arguments.folder / "measured.json"
+    if not (data / "manifest.json").is_file():
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        prepare_data(first.data, first.model.vocab_size, data)
+    setup = preflight(first)
+    runs: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    for layers in arguments.rungs:
+        for batch in arguments.batches:
+            for factor in arguments.factors:
+                key = f"{layers} layers, batch {batch}, rates x {factor:g}, {arguments.tokens:g} tokens a parameter"
+                if key not in runs:
+                    recipe = recipe_of(layers, batch, factor, arguments.tokens, arguments.threads)
+                    runs[key] = {"layers": layers, "batch": batch, "factor": factor} | train(recipe, data, setup)
+                    write_atomic(kept, json.dumps(runs, indent=1).encode())
+                print(f"{key}: {runs[key]['bpb']} bits per byte, {runs[key]['seconds']:,.0f} s", flush=True)
+    asked = {key: runs[key] for key in runs if key.endswith(f" {arguments.tokens:g} tokens a parameter")}
+    settings = {name: getattr(arguments, name) for name in ("rungs", "factors", "batches", "tokens", "threads")}
+    found = {"machine": describe() | {"threads": arguments.threads}, "settings": settings, "runs": asked}
+    found |= fit(asked, arguments.rungs)
+    arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for name, each in found["lines"].items():
+        low, high = min(each["value_over_line"]), max(each["value_over_line"])
+        print(f"{name} = {each['scale']:.4g} x active ^ {each['exponent']:.4f}; rungs at {low:.3f} to {high:.3f} of it")
+
+
+if __name__ == "__main__":
+    main()
