@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from contest import TURNS, Clock, Contest, Logits, Setting  # before the libraries can print
+from contest import TURNS, Clock, Contest, Logits, Setting, compilers  # before the libraries can print
 
 import torch  # isort: skip
 from dense_gpt import RATES, DenseGpt, Optimizer, shape_of
@@ -96,7 +95,7 @@ class Nanochat:
                 "model": vars(self.shape)}  # fmt: skip
 
     def settings(self) -> list[Setting]:
-        compiled = (False, True) if shutil.which("g++") or shutil.which("clang++") else (False,)
+        compiled = (False, True) if compilers() else (False,)
         types = ("float32", "bfloat16") if self.contest.bf16 else ("float32",)
         return [{"precision": each, "compiled": how} for each in types for how in compiled]
 

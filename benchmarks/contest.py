@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,11 @@ from clearseek.train.step import NotFiniteError  # noqa: E402
 
 Setting = dict[str, Any]
 """How a contender computes; none changes what is learnt but for rounding."""
+
+
+def compilers() -> bool:
+    """Whether there is a C++ compiler, which `torch.compile` needs on a CPU."""
+    return shutil.which("g++") is not None or shutil.which("clang++") is not None
 
 
 class Clock:

@@ -1,8 +1,9 @@
 """transformers' DeepSeek-V3 under its own Trainer: a contender of `time_to_loss.py`.
 
 The shapes are ClearSeek's, the optimiser AdamW with DeepSeek-V3's decays (0.9 and 0.95), weight decay 0.1, gradients
-clipped at 1, rates that rise over a twentieth of the steps and fall linearly to zero. Weights are FP32; `bf16` is the
-Trainer's own switch.
+clipped at 1, rates that rise over a twentieth of the steps and fall linearly to zero. Weights are FP32, BF16 is
+autocast. The Trainer would compile a model again for every run; so one model is compiled in place, autocast within it,
+and takes new weights for each run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import accelerate
 import torch
 import transformers
-from contest import Clock, Contest, Logits, Setting
+from contest import Clock, Contest, Logits, Setting, compilers
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -45,6 +46,16 @@ class ByTurns(transformers.TrainerCallback):
         self.clock.step()
 
 
+class AutocastForCausalLM(transformers.DeepseekV3ForCausalLM):  # type: ignore[misc]
+    """The model, which chooses the type of its products itself; the loss is chosen by the end of the class's name."""
+
+    narrow = False
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.narrow):
+            return super().forward(*args, **named)
+
+
 class Transformers:
     """The peer."""
 
@@ -52,6 +63,7 @@ class Transformers:
         self.contest, model = contest, contest.recipe.model
         fields = model.model_dump(exclude={"scoring_func", "topk_method", "rope_scaling", "num_nextn_predict_layers"})
         rope = {"rope_theta": model.rope_theta, "rope_type": "default"}
+        self._compiled: dict[str, Any] = {}
         self.config = transformers.DeepseekV3Config(
             **fields, num_key_value_heads=model.num_attention_heads, rope_parameters=rope, use_cache=False
         )
@@ -63,21 +75,35 @@ class Transformers:
 
     def settings(self) -> list[Setting]:
         types = ("float32", "bfloat16") if self.contest.bf16 else ("float32",)
-        return [
-            {"precision": each, "attention": attention, "experts": experts}
-            for each in types for attention in ("sdpa", "eager") for experts in ("eager", "grouped_mm")
-        ]  # fmt: skip
+        whole = [{"attention": attention, "experts": experts, "compiled": False}
+                 for attention in ("sdpa", "eager") for experts in ("eager", "grouped_mm")]  # fmt: skip
+        # Eager experts, whose sizes the data decide, gain nothing from the compiler.
+        whole += [{"attention": "sdpa", "experts": "grouped_mm", "compiled": True}] * compilers()
+        return [{"precision": each} | setting for each in types for setting in whole]
 
     def _model(self, seed: int) -> Any:
         torch.manual_seed(seed)
-        return transformers.DeepseekV3ForCausalLM(self.config).train()
+        return AutocastForCausalLM(self.config).train()
+
+    def _set(self, setting: Setting, seed: int) -> Any:
+        """A model with fresh weights that computes in this setting."""
+        model = self._model(seed)
+        if setting["compiled"] and setting["precision"] in self._compiled:
+            old = self._compiled[setting["precision"]].train()
+            old.load_state_dict(model.state_dict())
+            return old
+        model.narrow = setting["precision"] == "bfloat16"
+        model.set_attn_implementation(setting["attention"])
+        model.set_experts_implementation(setting["experts"])
+        if setting["compiled"]:
+            self._compiled[setting["precision"]] = model
+            model.compile()
+        return model
 
     def train(self, setting: Setting, steps: int, factor: float, seed: int, clock: Clock) -> None:
-        self.model = self._model(seed)
-        self.model.set_attn_implementation(setting["attention"])
-        self.model.set_experts_implementation(setting["experts"])
+        self.model = self._set(setting, seed)
         arguments = transformers.TrainingArguments(
-            output_dir=str(self.contest.folder / "trainer"), use_cpu=True, bf16=setting["precision"] == "bfloat16",
+            output_dir=str(self.contest.folder / "trainer"), use_cpu=True, remove_unused_columns=False,
             per_device_train_batch_size=self.contest.batch, max_steps=steps, learning_rate=factor * RATE,
             lr_scheduler_type="linear", warmup_steps=max(1, round(0.05 * steps)), optim="adamw_torch_fused",
             adam_beta1=0.9, adam_beta2=0.95, weight_decay=0.1, max_grad_norm=1.0, seed=seed, report_to="none",
@@ -88,5 +114,5 @@ class Transformers:
 
     def evaluate(self) -> float:
         self.model.eval()
-        with torch.autocast("cpu", enabled=False):
-            return self.contest.bits(Logits(lambda tokens: self.model(input_ids=tokens).logits))
+        plain = transformers.DeepseekV3ForCausalLM.forward  # neither compiled nor narrow
+        return self.contest.bits(Logits(lambda tokens: plain(self.model, input_ids=tokens).logits))
