@@ -169,7 +169,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("(rank + 3) // 4 * 4", "rank // 4 * 4", "the last rows of a rank that is no multiple of 4"),
     ],
     "evaluate/statistics.py": [
-        ("z = float(norm.ppf(0.5 + confidence / 2))", "z = float(norm.ppf(confidence))", "z of one side"),
+        ("z = float(ndtri(0.5 + confidence / 2))", "z = float(ndtri(confidence))", "z of one side"),
         ("min(by_spread, by_model)", "most", "questions as a sample, whose samples count as independent"),
         ("(every - math.comb(samples - right, k)) / every", "1 - (1 - right / samples) ** k", "pass@k with its bias"),
     ],

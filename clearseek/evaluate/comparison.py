@@ -2,16 +2,21 @@
 
 Questions are paired, so what they have in common cancels. One sample each: McNemar's exact test, a coin for the
 questions that one model alone got right. Several samples, or scores that are not right or wrong: the signs of the
-questions' differences are drawn at random (Fisher's paired permutation test), all of them where they are few enough.
+questions' differences are drawn at random (Fisher's paired permutation test). All signs are counted where the scores
+are shares of so many samples, or the questions few; of others some are drawn.
 
-Neither uses the normal distribution. Of several tasks the p-values are Holm's (1979).
+Neither test uses the normal distribution, and neither does the interval: a bootstrap, to which two questions are added,
+one for each model, so that what was seen twice or never is not taken for all that there is. Of several tasks the
+p-values are Holm's (1979). Only the plan (how many questions would be needed) is a calculation by the normal
+distribution, where there are several samples.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -22,7 +27,11 @@ from clearseek.evaluate.statistics import CONFIDENCE, Interval
 POWER = 0.8
 """Chance with which a test is said to see a difference."""
 RESAMPLES = 9_999
-"""Draws of signs or of questions; p-values below 1e-4 are not told apart."""
+"""Draws of signs or of questions; p-values of drawn signs are not below 1e-4."""
+_MOST_UNITS = 20_000
+"""Size up to which the sums of all signs are counted."""
+MOST_QUESTIONS = 10**7
+"""Questions up to which it is searched how many would be needed."""
 Verdict = Literal["better", "worse", "cannot be told apart"]
 
 
@@ -60,7 +69,8 @@ class Comparison:
 
     def sentence(self, unit: float = 100.0, name: str = "points") -> str:
         """One honest sentence about the first model."""
-        seen = f"{abs(self.difference) * unit:.1f} {name}"
+        shown = abs(self.difference) * unit
+        seen = f"{shown:.1f} {name}" if shown >= 0.05 or not shown else f"less than 0.1 {name}"
         with_n = f"with {self.questions:,} question{'s' * (self.questions != 1)}"
         if self.verdict != "cannot be told apart":
             low, high = (each * unit for each in self.interval)
@@ -69,7 +79,15 @@ class Comparison:
         if not self.difference:
             seen = f"only {self.smallest * unit:.1f} {name}" if math.isfinite(self.smallest) else "no difference at all"
             return f"{told}: the scores are equal, and {seen} would have been seen"
-        return f"{told}: {seen} apart; {math.ceil(self.factor * 10) / 10:,.4g} times as many would be needed"
+        if not math.isfinite(self.factor):
+            return f"{told}: {seen} apart; more than {MOST_QUESTIONS:,} would be needed"
+        return f"{told}: {seen} apart; {_rounded_up(self.factor)} times as many would be needed"
+
+
+def _rounded_up(factor: float) -> str:
+    """A factor in two digits, never less than it is."""
+    unit = 10.0 ** (math.floor(math.log10(factor)) - 1)
+    return f"{math.ceil(factor / unit - 1e-9) * unit:,.{0 if factor >= 10 else 1}f}"
 
 
 def told_p(p: float) -> str:
@@ -85,7 +103,7 @@ def compare(
     Args:
         first: The first model's mean score of each question.
         second: The second's, in the same order.
-        samples: Samples that these are means of.
+        samples: Samples of a question that each of these is the mean of.
         confidence: Of the interval; 1 minus it is the level of the test.
         seed: Of the draws.
 
@@ -95,20 +113,21 @@ def compare(
         raise ValueError(f"{len(first)} scores and {len(second)}: compare the questions that both answered")
     if not len(first):
         raise ValueError("no questions")
+    if samples < 1 or not 0 < confidence < 1:
+        raise ValueError(f"{samples} samples, confidence {confidence}: at least one sample, a number between 0 and 1")
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("scores that are not finite")
-    d = a - b
-    binary = samples == 1 and set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}
-    if binary:
+    d, level = a - b, 1 - confidence
+    if samples == 1 and set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
         p, test = mcnemar(int((d > 0).sum()), int((d < 0).sum())), "McNemar's exact test"
         discordant = float((d != 0).mean())
-        smallest = _smallest_binary(len(d), discordant, 1 - confidence)
-        factor = _questions_for(abs(float(d.mean())), len(d), discordant, 1 - confidence) / len(d)
+        smallest = _smallest_binary(len(d), discordant, level)
+        factor = _questions_for(abs(float(d.mean())), len(d), discordant, level) / len(d)
     else:
-        p, test = paired_permutation(d, seed), "paired permutation test"
-        smallest = _smallest_mean(d, 1 - confidence, seed)
-        factor = (smallest / float(d.mean())) ** 2 if d.mean() else math.inf
+        p, test = paired_permutation(d, samples, seed), "paired permutation test"
+        smallest = _smallest_mean(d, level)
+        factor = _questions_for_mean(d, level) / len(d)
     interval = difference_interval(d, confidence, seed)
     return Comparison(len(d), float(a.mean()), float(b.mean()), interval, p, test, smallest, factor, confidence)
 
@@ -121,50 +140,99 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
-def paired_permutation(differences: Sequence[float] | NDArray[np.float64], seed: int = 0) -> float:
-    """Two-sided p-value of the mean difference, under random signs; exact where 2^questions signs are few."""
+def paired_permutation(differences: Sequence[float] | NDArray[np.float64], samples: int = 1, seed: int = 0) -> float:
+    """Two-sided p-value of the mean difference, under random signs.
+
+    Exact where the differences are multiples of ``1 / samples``, or are few; otherwise of :data:`RESAMPLES` draws.
+    """
     from scipy.stats import permutation_test
 
     d = np.asarray(differences, dtype=np.float64)
     d = d[d != 0]  # a sign of zero changes nothing
-    if not len(d):
-        return 1.0
-    if len(d) == 1:
-        return 1.0  # both signs are as large
+    if len(d) < 2:
+        return 1.0  # both signs of one are as large
+    units = d * samples
+    whole = np.rint(units)
+    if np.abs(units - whole).max() < 1e-6 and np.abs(whole).sum() <= _MOST_UNITS:
+        return _all_signs(whole.astype(np.int64))
+    d = d / np.abs(d).max()
     found = permutation_test(
-        (d,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", vectorized=True,
-        n_resamples=RESAMPLES, batch=1000, rng=np.random.default_rng(seed),
+        (d,), lambda x, axis: np.round(np.mean(x, axis=axis), 12), permutation_type="samples", vectorized=True,
+        n_resamples=RESAMPLES, batch=max(1, 10**7 // len(d)), rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(min(1.0, found.pvalue))
 
 
+def _all_signs(whole: NDArray[np.int64]) -> float:
+    """Share of all signs of whole numbers whose sum is as far from zero: their sums' distribution, convolved."""
+    sizes, counts = np.unique(np.abs(whole[whole != 0]), return_counts=True)
+    chance = np.ones(1)  # of the sum of those with a plus
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        pluses = np.zeros(size * count + 1)
+        pluses[::size] = _coins(count)
+        chance = np.convolve(chance, pluses)
+    sums = 2 * np.arange(len(chance)) - (len(chance) - 1)
+    return float(min(1.0, chance[np.abs(sums) >= abs(int(whole.sum()))].sum()))
+
+
+@lru_cache(maxsize=256)
+def _coins(count: int) -> NDArray[np.float64]:
+    """Chance of 0 to `count` heads."""
+    from scipy.stats import binom
+
+    return np.asarray(binom.pmf(np.arange(count + 1), count, 0.5))
+
+
 def difference_interval(
-    differences: Sequence[float] | NDArray[np.float64], confidence: float = CONFIDENCE, seed: int = 0
+    differences: Sequence[float] | NDArray[np.float64],
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """Interval for the mean difference over questions like these: of the bootstrap, corrected (BCa; Efron, 1987).
 
-    Where all differences are equal nothing tells how they vary: a question more of either kind is assumed.
+    `resamples` are drawn of up to 2,000 questions, of more questions fewer, but 2,000 at least.
+    Raises ValueError for no differences.
     """
     from scipy.stats import bootstrap
 
-    d = np.asarray(differences, dtype=np.float64)
-    if len(d) < 2 or np.ptp(d) == 0:
-        value, spread = float(d.mean()), 1 - 0.5 ** (1 / len(d)) if len(d) else 1.0
-        return Interval(value - spread, value + spread)
+    d = _with_two_more(np.asarray(differences, dtype=np.float64))
     found = bootstrap(
         (d,), lambda x, axis: np.mean(x, axis=axis), confidence_level=confidence, method="BCa", vectorized=True,
-        n_resamples=RESAMPLES, batch=1000, rng=np.random.default_rng(seed),
+        n_resamples=min(resamples, max(1_999, 2 * 10**7 // len(d))), batch=max(1, 10**6 // len(d)),
+        rng=np.random.default_rng(seed),
     )  # fmt: skip
     return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
+def _with_two_more(d: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The differences and two more, as large as the largest and one each way; of 1 where all are zero.
+
+    What Agresti and Min (2005) do for pairs that are right or wrong: without, differences that are rare or all one
+    way look as if nothing else could happen.
+    """
+    if not len(d):
+        raise ValueError("no questions")
+    most = float(np.abs(d).max()) or 1.0
+    return np.append(d, [most, -most])
+
+
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """p-values of several tasks: one below 5 % by chance alone is seen in 5 % of all comparisons (Holm, 1979)."""
+    for name, p in p_values.items():
+        if not 0 <= p <= 1:
+            raise ValueError(f"{name}: p = {p}")
     adjusted, largest, left = dict[str, float](), 0.0, len(p_values)
     for name, p in sorted(p_values.items(), key=lambda each: each[1]):
         largest = max(largest, min(1.0, p * left))
         adjusted[name], left = largest, left - 1
     return {name: adjusted[name] for name in p_values}
+
+
+def of_several_tasks(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """The comparisons of several tasks, their p-values Holm's, so that all verdicts hold together."""
+    adjusted = holm({name: each.p for name, each in comparisons.items()})
+    return {name: replace(each, p=adjusted[name]) for name, each in comparisons.items()}
 
 
 def _smallest_binary(questions: int, discordant: float, level: float) -> float:
@@ -215,24 +283,42 @@ def _questions_for(difference: float, questions: int, discordant: float, level: 
     if not difference:
         return math.inf
     few, many = questions, questions
-    while _smallest_binary(many, discordant, level) > difference and many < 10**7:
+    while _smallest_binary(many, discordant, level) > difference:
         few, many = many, 2 * many
+        if few > MOST_QUESTIONS:
+            return math.inf
     while many - few > max(1, many // 200):
         middle = (few + many) // 2
         few, many = (middle, many) if _smallest_binary(middle, discordant, level) > difference else (few, middle)
     return many
 
 
-def _smallest_mean(d: NDArray[np.float64], level: float, seed: int) -> float:
+def _smallest_mean(d: NDArray[np.float64], level: float) -> float:
     """Smallest mean difference that the permutation test would see, from the questions' own spread.
 
-    A mean beyond the signs' quantile is significant; the bootstrap says how far below the truth a mean falls.
+    With random signs a mean m of n differences varies by ``sqrt((s^2 + m^2) / n)``, s being their spread. It must lie z
+    of these from zero, and in a fifth of all evaluations falls 0.84 of ``s / sqrt(n)`` short of the true one.
     """
-    draw = np.random.default_rng(seed)
-    centred = d - d.mean()
-    if not np.any(centred):
-        return float(np.abs(d).max())
-    signs = draw.choice([-1.0, 1.0], size=(2000, len(d)))
-    beyond = float(np.quantile(np.abs(signs @ centred) / len(d), 1 - level))
-    means = draw.choice(centred, size=(2000, len(d))).mean(1)
-    return beyond - float(np.quantile(means, 1 - POWER))
+    from scipy.special import ndtri
+
+    z, short, n = float(ndtri(1 - level / 2)), float(ndtri(POWER)), len(d)
+    if 2 * 0.5**n > level or n <= z * z:
+        return math.inf
+    return _spread(d) / math.sqrt(n) * (z / math.sqrt(1 - z * z / n) + short)
+
+
+def _spread(d: NDArray[np.float64]) -> float:
+    """Standard deviation of the questions' differences; where all are equal, of these and two more."""
+    return float(d.std(ddof=1) if np.ptp(d) > 0 else _with_two_more(d).std())
+
+
+def _questions_for_mean(d: NDArray[np.float64], level: float) -> float:
+    """Questions with which the permutation test has its power for the mean difference that was seen."""
+    from scipy.special import ndtri
+
+    seen, spread = abs(float(d.mean())), _spread(d)
+    if not seen:
+        return math.inf
+    z, short = float(ndtri(1 - level / 2)), float(ndtri(POWER))
+    needed = ((z + short) * spread / seen) ** 2 + z * z
+    return max(needed, math.log2(2 / level)) if needed <= MOST_QUESTIONS else math.inf

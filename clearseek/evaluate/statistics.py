@@ -16,7 +16,9 @@ the price of being wider.
   the samples of one question are alike (Miller, 2024, arXiv:2411.00640, section 2.2).
 
 Below some 300 questions the normal approximation is too narrow (Bowyer et al., 2025, arXiv:2503.01747): what is not
-exact here goes through Wilson's interval with an *effective* number of trials, after Korn and Graubard (1998).
+exact here goes through Wilson's interval with an *effective* number of trials, after Korn and Graubard (1998). How
+often each interval holds the truth is measured (``benchmarks/interval_coverage.py``). No interval knows of a rare kind
+of question that the sample happens to have none of.
 """
 
 from __future__ import annotations
@@ -59,12 +61,43 @@ def mean_pass_at_k(samples: int, right: Sequence[int], k: int) -> float:
     return fmean(pass_at_k(samples, each, k) for each in right) if right else math.nan
 
 
+def pass_at_k_interval(samples: int, right: Sequence[int], k: int, confidence: float = CONFIDENCE) -> Interval:
+    """Interval for the mean of :func:`pass_at_k` over all questions that these were drawn from.
+
+    (0, 1) for fewer than two questions. Its width is that of the questions' spread. Where all questions score alike,
+    nothing tells how they vary: each then counts as one trial.
+
+    Raises ValueError as :func:`pass_at_k` does, and unless 0 < confidence < 1.
+    """
+    _check(0, samples, confidence)
+    x_Q = np.array([pass_at_k(samples, each, k) for each in right])
+    questions = len(x_Q)
+    if k == 1 or questions < 2:
+        return sampled_questions(right, samples, confidence)
+    mean, spread = float(x_Q.mean()), float(x_Q.var(ddof=1)) / questions
+    trials = min(mean * (1 - mean) / spread, questions * samples / k) if spread else questions
+    return _effective(mean, trials * _few(questions, confidence), confidence)
+
+
+def sampling_error(share: float, questions: int, samples: int = 1) -> float:
+    """Most that the standard error of a mean share can be with the questions fixed: ``sqrt(p (1 - p) / (n k))``.
+
+    Questions that differ vary less than alike ones of the same mean, so it is a bound, known without one record.
+
+    Raises ValueError unless 0 <= share <= 1 and there is a sample of a question.
+    """
+    if not 0 <= share <= 1 or questions < 1 or samples < 1:
+        raise ValueError(f"a share of {share} of {questions} questions, {samples} samples each")
+    return math.sqrt(share * (1 - share) / (questions * samples))
+
+
 def wilson_interval(right: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's interval for the share of right ones; (0, 1) for no trials.
 
     Raises ValueError unless 0 <= right <= trials and 0 < confidence < 1.
     """
-    return _binomial(right, trials, confidence, "wilson")
+    _check(right, trials, confidence)
+    return _effective(right / trials, trials, confidence) if trials else Interval(0.0, 1.0)
 
 
 def exact_interval(right: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
@@ -72,7 +105,12 @@ def exact_interval(right: int, trials: int, confidence: float = CONFIDENCE) -> I
 
     Raises ValueError unless 0 <= right <= trials and 0 < confidence < 1.
     """
-    return _binomial(right, trials, confidence, "exact")
+    from scipy.special import betaincinv
+
+    _check(right, trials, confidence)
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(right, trials - right + 1, tail)) if right else 0.0
+    return Interval(low, float(betaincinv(right + 1, trials - right, 1 - tail)) if right < trials else 1.0)
 
 
 def fixed_questions(right: Sequence[int], samples: int, confidence: float = CONFIDENCE) -> Interval:
@@ -114,8 +152,6 @@ def sampled_questions(right: Sequence[int], samples: int, confidence: float = CO
 
     Raises ValueError where a count does not fit, or confidence is not between 0 and 1.
     """
-    from scipy import stats
-
     x_Q = _shares(right, samples, confidence)
     questions = len(x_Q)
     if questions < 2:
@@ -126,10 +162,17 @@ def sampled_questions(right: Sequence[int], samples: int, confidence: float = CO
     spread = float(x_Q.var(ddof=1)) / questions
     most = questions * samples if 0 < mean < 1 else questions
     by_spread = min(mean * (1 - mean) / spread, most) if spread else most
-    tail = 0.5 + confidence / 2
-    by_spread *= float(stats.norm.ppf(tail) / stats.t.ppf(tail, questions - 1)) ** 2
+    by_spread *= _few(questions, confidence)
     by_model = questions * samples / (1 + (samples - 1) * _likeness(right, samples))
     return _effective(mean, min(by_spread, by_model), confidence)
+
+
+def _few(questions: int, confidence: float) -> float:
+    """Share of the trials that are left when their variance is estimated from so many questions (Student's t)."""
+    from scipy.special import ndtri, stdtrit
+
+    tail = 0.5 + confidence / 2
+    return float(ndtri(tail) / stdtrit(questions - 1, tail)) ** 2
 
 
 def _likeness(right: Sequence[int], samples: int) -> float:
@@ -142,33 +185,29 @@ def _likeness(right: Sequence[int], samples: int) -> float:
     a, b, told = share * size, (1 - share) * size, np.zeros(len(size))
     for k in counts.nonzero()[0]:
         told += counts[k] * (betaln(a + k, b + samples - k) - betaln(a, b))
-    told -= 0.5 * np.log(_ALIKE)  # the prior: questions of most sets are less alike than not
+    told -= 0.35 * np.log(_ALIKE)  # the prior: questions of most sets are less alike than not
     weight = np.exp(told - told.max())
     return float((weight * _ALIKE).sum() / weight.sum())
 
 
 def _shares(right: Sequence[int], samples: int, confidence: float) -> NDArray[np.float64]:
-    for each in right:
-        _check(each, samples, confidence)
+    counts = np.asarray(right)
+    if (
+        counts.size
+        and not (np.isreal(counts) & (counts >= 0) & (counts <= samples) & (counts == np.rint(counts))).all()
+    ):
+        raise ValueError(f"right samples of questions must be whole numbers from 0 to {samples}")
     _check(0, samples, confidence)
-    return np.asarray(right, dtype=np.float64) / max(samples, 1)
-
-
-def _binomial(right: int, trials: int, confidence: float, method: str) -> Interval:
-    from scipy.stats import binomtest
-
-    _check(right, trials, confidence)
-    if not trials:
-        return Interval(0.0, 1.0)
-    found = binomtest(right, trials).proportion_ci(confidence, method=method)
-    return Interval(float(found.low), float(found.high))
+    if samples < 1:
+        raise ValueError(f"{samples} samples of each question: at least one")
+    return counts.astype(np.float64) / samples
 
 
 def _effective(mean: float, trials: float, confidence: float) -> Interval:
     """Wilson's interval, whose number of trials need not be whole."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = float(ndtri(0.5 + confidence / 2))
     scale = 1 + z * z / trials
     middle = (mean + z * z / (2 * trials)) / scale
     half = z / scale * math.sqrt(mean * (1 - mean) / trials + z * z / (4 * trials * trials))
@@ -176,7 +215,7 @@ def _effective(mean: float, trials: float, confidence: float) -> Interval:
 
 
 def _check(right: int, trials: int, confidence: float) -> None:
-    if not 0 <= right <= trials:
+    if not 0 <= right <= trials or right != int(right) or trials != int(trials):
         raise ValueError(f"{right} right of {trials} trials")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence}: use a number between 0 and 1")

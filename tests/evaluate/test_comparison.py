@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 from statsmodels.stats.contingency_tables import mcnemar as theirs_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from clearseek.evaluate.comparison import compare, difference_interval, holm, mcnemar, paired_permutation
+from benchmarks.interval_coverage import SHARES, TRIALS, differences, false_alarms, power
+from clearseek.evaluate.comparison import (
+    compare,
+    difference_interval,
+    holm,
+    mcnemar,
+    of_several_tasks,
+    paired_permutation,
+)
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
@@ -38,26 +47,33 @@ def test_the_permutation_test_counts_all_signs(quarters: list[int]) -> None:
     assert paired_permutation(d) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("questions", [20, 64, 300])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_models_that_are_equally_good_are_told_apart_in_five_of_a_hundred(questions: int, share: float) -> None:
-    draw, count = np.random.default_rng(0), 10_000
-    one, other = draw.random((2, count, questions)) < share
-    pairs = np.stack([(one & ~other).sum(1), (other & ~one).sum(1)], 1)
-    kinds, often = np.unique(pairs, axis=0, return_counts=True)
-    alarms = sum(n for (b, c), n in zip(kinds.tolist(), often.tolist(), strict=True) if mcnemar(b, c) <= 0.05)
-    assert alarms / count <= 0.05
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=12))
+@settings(deadline=None, max_examples=30)
+def test_the_permutation_test_equals_scipys(quarters: list[int]) -> None:
+    d = np.array(quarters) / 4
+    theirs = permutation_test((d,), np.mean, permutation_type="samples", n_resamples=10_000).pvalue
+    assert paired_permutation(d, samples=4) == pytest.approx(theirs, rel=1e-9)
+    assert paired_permutation(d * 1.234567) == pytest.approx(theirs, rel=1e-9)  # not of whole units: by scipy
 
 
-@pytest.mark.slow
-def test_the_permutation_test_alarms_in_five_of_a_hundred() -> None:
-    """Four samples of each question; a thousand evaluations of fewer draws stand for ten thousand."""
-    draw, count, alarms = np.random.default_rng(0), 1000, 0
-    for _ in range(count):
-        share_Q = draw.beta(0.5, 0.5, 30)
-        d = (draw.binomial(4, share_Q) - draw.binomial(4, share_Q)) / 4
-        alarms += paired_permutation(d) <= 0.05
-    assert alarms / count <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / count)
+@given(st.integers(0, 60), st.integers(0, 60))
+@settings(deadline=None, max_examples=30)
+def test_mcnemar_is_the_permutation_test_of_right_and_wrong(first: int, second: int) -> None:
+    d = [1.0] * first + [-1.0] * second + [0.0] * 5
+    assert paired_permutation(d) == pytest.approx(mcnemar(first, second), rel=1e-9)
+
+
+def test_ties_of_rounded_sums_count() -> None:
+    assert paired_permutation([0.1, 0.2, -0.3], samples=1) == 1.0
+
+
+@pytest.mark.parametrize("questions", TRIALS)
+def test_models_that_are_equally_good_are_told_apart_in_five_of_a_hundred(questions: int) -> None:
+    """10,000 evaluations of each share, with one sample (McNemar) and with four of questions that differ."""
+    draw = np.random.default_rng(0)
+    for share in SHARES:
+        found = false_alarms(questions, share, draw)
+        assert found["mcnemar"] <= 0.05 and found["permutation"] <= 0.05
 
 
 def test_the_smallest_difference_is_seen_in_four_of_five_evaluations() -> None:
@@ -73,6 +89,11 @@ def test_the_smallest_difference_is_seen_in_four_of_five_evaluations() -> None:
         b = draw.binomial(n, share)
         seen += mcnemar(b, n - b) <= 0.05
     assert seen / 2000 == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("questions", [20, 100])
+def test_the_smallest_difference_of_means_is_seen_in_four_of_five_evaluations(questions: int) -> None:
+    assert power(questions, 1_000, np.random.default_rng(3)) == pytest.approx(0.8, abs=0.07)
 
 
 def test_one_honest_sentence() -> None:
@@ -98,15 +119,44 @@ def test_means_of_samples_are_compared_by_signs() -> None:
 
 def test_intervals_of_differences() -> None:
     low, high = difference_interval([0.0] * 50)
-    assert low == -high and 0 < high < 0.03
-    draw, held = np.random.default_rng(0), 0
-    for seed in range(200):
-        low, high = difference_interval(draw.choice([-1.0, 0.0, 1.0], 60, p=[0.1, 0.7, 0.2]), seed=seed)
-        held += low <= 0.1 <= high
-    assert held / 200 >= 0.9
+    assert low < 0 < high < 0.1
+    low, high = difference_interval([1.0] * 50)
+    assert 0.8 < low < high <= 1
+    found = differences(20, 60, np.random.default_rng(0), resamples=499)
+    assert all(each >= 0.88 for each in found.values()), found
+    with pytest.raises(ValueError):
+        difference_interval([])
+
+
+def test_verdicts_of_several_tasks_hold_together() -> None:
+    alone = compare([1.0] * 8 + [0.0] * 12, [0.0] * 20)
+    strong = compare([1.0] * 20, [0.0] * 20)
+    found = of_several_tasks({"sums": alone, "copying": strong, "parsing": compare([1.0] * 7 + [0.0] * 13, [0.0] * 20)})
+    assert alone.verdict == found["sums"].verdict == "better" and found["sums"].p == pytest.approx(2 * alone.p)
+    assert found["copying"].p == pytest.approx(3 * strong.p) and found["parsing"].p == pytest.approx(2**-6)
+    for p in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError):
+            holm({"sums": p})
+
+
+def test_more_questions_are_needed_than_there_are() -> None:
+    draw = np.random.default_rng(4)
+    for n in (2, 5, 20, 200):
+        for samples in (1, 4):
+            share_Q = draw.random(n)
+            found = compare(*(draw.binomial(samples, share_Q) / samples for _ in range(2)), samples=samples)
+            assert found.verdict == "cannot be told apart" and found.factor > 1, found
+            assert found.sentence().startswith(f"cannot be told apart with {n} questions: ")
+    alike = compare([0.25] * 5, [0.0] * 5, samples=4)
+    assert alike.p == pytest.approx(2 / 2**5) and 1 < alike.factor < 2 and math.isinf(alike.smallest)
+    near = compare([1.0] + [0.5] * 9_999, [0.0] + [0.5] * 9_999, samples=2)
+    assert "less than 0.1 points apart" in near.sentence()
 
 
 def test_what_cannot_be_compared() -> None:
+    for samples, confidence in ((0, 0.95), (1, 0.0), (1, 1.0), (1, math.nan)):
+        with pytest.raises(ValueError):
+            compare([1.0], [0.0], samples, confidence)
     for first, second in (([], []), ([1.0], [1.0, 0.0]), ([math.nan], [1.0]), ([1.0], [math.inf])):
         with pytest.raises(ValueError):
             compare(first, second)
