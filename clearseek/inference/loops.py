@@ -61,7 +61,7 @@ class Loops:
         self.positions, self.places = torch.zeros(rows, **whole), torch.zeros(rows, **whole)  # type: ignore[call-overload]
         self.lists, self.wanted = torch.zeros(rows, **whole), torch.zeros(rows, **whole)  # type: ignore[call-overload]
         k = c.num_experts_per_tok
-        self.identity = torch.arange(rows * max(k, 1))
+        self.identity = torch.arange(max(rows * max(k, 1), 4))  # attention takes four heads at a time
         first = self.rank + self.rope + (wide(c.q_lora_rank) if c.q_lora_rank else 0)
         self.x, self.normed = torch.zeros(rows, self.hidden), torch.zeros(rows, self.hidden)
         self.first = torch.zeros(rows, first)

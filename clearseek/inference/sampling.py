@@ -255,3 +255,27 @@ def log_probabilities(logits_V: Logits) -> Numbers:
     wide_V -= wide_V.max()
     wide_V -= np.log(np.exp(wide_V).sum())
     return wide_V
+
+
+def weigh_rows(logits_WV: Logits, row_C: Whole, token_C: Whole) -> tuple[Numbers, NDArray[np.bool_]]:
+    """Log-probability of each token in its row of logits, as :func:`log_probabilities` gives it, and whether the token
+    is the row's likeliest, of equals the first. Tokens of a row stand side by side, which saves time.
+
+    Raises UserError where logits are not finite.
+    """
+    logp, first = np.empty(len(row_C)), np.empty(len(row_C), dtype=np.int64)
+    if launch.unavailable() is None:
+        threads, size = torch.get_num_threads(), logits_WV.shape[1]
+        words = [
+            np.ascontiguousarray(row_C), np.ascontiguousarray(token_C), np.ascontiguousarray(logits_WV), size,
+            np.empty((threads, 2, size)), logp, first,
+        ]  # fmt: skip
+        found = [each.ctypes.data if isinstance(each, np.ndarray) else each for each in words]
+        launch.run([launch.Call("draws.weigh", len(row_C), *found)], threads)
+    else:
+        for row in np.unique(row_C):
+            of = row_C == row
+            logp[of], first[of] = log_probabilities(logits_WV[row])[token_C[of]], logits_WV[row].argmax()
+    if np.isnan(logp).any():
+        raise UserError(_NOT_FINITE)
+    return logp, first == token_C

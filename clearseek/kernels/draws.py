@@ -192,6 +192,30 @@ def rows(a):
         doubles(a[11])[r] = y[token] - total
 
 
+def weigh(a):
+    """logp[c], first[c] = ln of token[c]'s probability in row of[c] of the logits, and the place of the row's largest.
+
+    A row with a NaN or an infinite largest gives NaN. Tokens of one row that stand side by side share its exponentials.
+    """
+    start, end = share(a, a[2])
+    of, token, n = integers(a[3]), integers(a[4]), a[6]
+    scratch = a[7] + 16 * n * call(a[0])
+    y, e, row, best = doubles(scratch), doubles(scratch + 8 * n), np.int64(-1), 0
+    for c in range(start, end):
+        if of[c] != row:
+            row = of[c]
+            x = floats(a[5] + 4 * n * row)
+            best, finite = 0, True
+            for i in range(n):
+                finite = finite and x[i] == x[i]
+                if x[i] > x[best]:
+                    best = i
+            most = np.float64(x[best]) if finite and abs(x[best]) < np.inf else np.nan
+            _log_probabilities(x, most, y, e, n)
+        doubles(a[8])[c] = y[token[c]]
+        integers(a[9])[c] = best
+
+
 # --- What is launched, with one piece of work -------------------------------------------------------------------------
 
 
