@@ -93,8 +93,9 @@ class Tokenizer:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{where}: not a tokenizer.json that this version of tokenizers reads: {reason}") from None
         self._encoder.encode_special_tokens = True
-        self._encoder.no_truncation()
-        self._encoder.no_padding()
+        for each in (self._encoder, self._decoder):
+            each.no_truncation()
+            each.no_padding()
         self.content = content
         self.sha256 = sha256_bytes(content)
         """SHA-256 (hex) of the file's bytes."""
@@ -131,6 +132,14 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as `encode` gives them, computed on all cores."""
         return [encoding.ids for encoding in self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts in which special tokens are spelled out, as Hugging Face's tokenizers read them.
+
+        For texts that a program has put together, such as a rendered conversation; nobody else's words may be in them
+        if special tokens are to be trusted.
+        """
+        return [encoding.ids for encoding in self._decoder.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], skip_control: bool = False) -> str:
         """Text of `ids`, with BOS, EOS and padding left out if `skip_control`; bytes not UTF-8 become U+FFFD."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -114,8 +115,7 @@ class _Tree:
         self.first = np.array([texts[number].first - 1 for number in self.order])
         """Of each text, the place of the token after which the first one is weighed."""
         self.length = np.array([len(tokens) - 1 for tokens in self.tokens])
-        pairs = zip(self.tokens, self.tokens[1:], strict=False)
-        self.common = np.array([0, *(_common(one[:-1], other[:-1]) for one, other in pairs)])
+        self.common = np.array([0, *(_common(one[:-1], other[:-1]) for one, other in pairwise(self.tokens))])
         """Tokens that a text shares with the one before it."""
         self.logp = [np.empty(len(text.tokens) - text.first) for text in texts]
         self.likeliest = [np.empty(len(text.tokens) - text.first, dtype=bool) for text in texts]
@@ -156,7 +156,7 @@ class _Tree:
         parts = [low, *(low + 1 + np.flatnonzero(self.common[low + 1 : high] == place)).tolist(), high]
         found = [
             (one, other, int(self.common[one + 1 : other].min() if other - one > 1 else self.length[one]))
-            for one, other in zip(parts, parts[1:], strict=False)
+            for one, other in pairwise(parts)
         ]
         found = [each for each in found if each[2] > place]  # the others end here
         held = None if pages is None else _Held(pages, len(found))
@@ -232,9 +232,7 @@ class _Tree:
             each.read += count
         self._weigh(logits, np.concatenate(wanted), asked)
 
-    def _asked(
-        self, reading: _Reading, count: int, row: int, wanted: list[Whole]
-    ) -> list[tuple[int, int, int, int]]:
+    def _asked(self, reading: _Reading, count: int, row: int, wanted: list[Whole]) -> list[tuple[int, int, int, int]]:
         """Tokens that are weighed after `count` tokens, of which the first has this row: text, places, row.
 
         Rows whose logits are wanted are added to `wanted`.
