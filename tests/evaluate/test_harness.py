@@ -299,7 +299,7 @@ def test_tasks_that_do_not_suit_are_refused(model: Model, task: Any, tmp_path: P
     with pytest.raises(UserError, match="asks for 256 tokens, and the model's context has 96: set max_gen_toks"):
         run(model, task("writing", generation_kwargs="{until: [x]}"))
     with pytest.raises(UserError, match="context 96: the task does not suit"):
-        run(model, task("likely", doc_to_choice='["a", "{{\'a b\' * 200}}"]'))
+        run(model, task("likely", doc_to_choice="\"{{['a', 'a b' * 200]}}\""))
     with pytest.raises(UserError, match="max_length = 97: use 2 to 96"):
         EngineLM(model, Setup(max_length=97))
 
