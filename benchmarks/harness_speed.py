@@ -6,8 +6,8 @@ longer than the context, and greedy generation after shared examples. Tokenizing
 backend gets, for each kind, its fastest batch size and expert implementation, found by trying. Numbers must agree to
 1e-3 (sums of FP32 on both sides), flags and texts must be the same.
 
-``python benchmarks/harness_speed.py MODEL --peer-python PYTHON``, where MODEL is a run folder or an export (a random model
-of the quickstart's size without it) and PYTHON has lm-eval with its ``hf`` extra, prints a table and writes
+``python benchmarks/harness_speed.py MODEL --peer-python PYTHON``, where MODEL is a run folder or an export (a random
+model of the quickstart's size without it) and PYTHON has lm-eval with its ``hf`` extra, prints a table and writes
 ``benchmarks/results/harness_speed.json``.
 """
 
@@ -142,19 +142,23 @@ def prepare(folder: Path, model: Path | None, samples: int) -> None:
 
 def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Both sides by turns."""
-    sides = [
-        Side(name, [python, __file__, "--side", name, str(folder), str(arguments.threads)], arguments.threads,
-             folder / f"{name}.log")
-        for name, python in (("clearseek", sys.executable), ("HFLM", arguments.peer_python))
-    ]  # fmt: skip
-    own, peer = sides
+
+    def started(name: str, python: str, kept_heap: bool = False) -> Side:
+        command = [python, __file__, "--side", name, str(folder), str(arguments.threads)]
+        return Side(name, command, arguments.threads, folder / f"{name}.log", kept_heap)
+
+    own, peer = started("clearseek", sys.executable), started("HFLM", arguments.peer_python)
+    sides = [own, peer]
+    if arguments.kept_heap:
+        sides.append(started("HFLM, heap kept", arguments.peer_python, True))
     for each in sides:
         each.ready()
     report: dict[str, Any] = {"kinds": {}}
     for kind, aim in KINDS.items():
         print(kind, flush=True)
         chosen = best(peer, [{"kind": kind} | each for each in TRIED])
-        turns = by_turns({"clearseek": (own, {"kind": kind}), "HFLM": (peer, chosen)}, 1, arguments.repeat)
+        asked = {"clearseek": (own, {"kind": kind})} | {each.name: (each, chosen) for each in sides[1:]}
+        turns = by_turns(asked, 1, arguments.repeat)
         agreement = agree(kind, *(turns[name][0]["results"] for name in ("clearseek", "HFLM")))
         for answer in itertools.chain(*turns.values()):
             del answer["results"]
@@ -176,7 +180,9 @@ def agree(kind: str, ours: list[Any], theirs: list[Any]) -> dict[str, float]:
         if share < 1:
             print(f"  {share:.1%} of texts are the same: two logits were within rounding in the others")
         return {"same texts": share}
-    pairs = [(each, other) if isinstance(each, list) else ([each], [other]) for each, other in zip(ours, theirs, strict=True)]  # fmt: skip
+    pairs = [
+        (one, other) if isinstance(one, list) else ([one], [other]) for one, other in zip(ours, theirs, strict=True)
+    ]
     difference = max(abs(one[0] - other[0]) for one, other in pairs)
     if difference > 1e-3 or any(one[1:] != other[1:] for one, other in pairs):
         raise SystemExit(f"not the same work: {kind}: numbers differ by {difference}, or flags do")
