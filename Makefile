@@ -25,6 +25,9 @@ browser: .venv/installed-dev
 browser-test: browser
 	$(BIN)/python -m pytest tests/serve/test_page.py
 
+docs: .venv/installed-dev
+	$(BIN)/python -m docs.make
+
 wheel: .venv/installed-dev
 	.ci/wheel $(BIN)/python
 
@@ -41,6 +44,6 @@ wheel: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: demo test test-quick lint browser browser-test wheel clean
+.PHONY: demo test test-quick lint browser browser-test docs wheel clean

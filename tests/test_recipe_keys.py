@@ -1,7 +1,7 @@
 """Every setting of a recipe, with its type and default, is the one that is written down.
 
 Recorded runs name their settings, and what they leave out is today's default. ``tests/fixtures/recipe_keys.txt`` is the
-list; ``python -m tests.test_recipe_keys`` writes it anew.
+list; ``python -m tests.test_recipe_keys`` writes it anew, and nothing else does: such a change is made on purpose.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
 
 from clearseek.config import Recipe
+from docs.make.settings import shown, tables
 
 FILE = Path(__file__).parent / "fixtures" / "recipe_keys.txt"
 ADVICE = """the settings of a recipe are not those of tests/fixtures/recipe_keys.txt:
@@ -38,28 +38,6 @@ def keys(group: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{name}: {shown(field.annotation)}, {default}"
         for inner in tables(field.annotation):
             yield from keys(inner, f"{prefix}{name}.")
-
-
-def shown(annotation: Any) -> str:
-    """A type as it is written, in every version of Python alike."""
-    inner = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return " or ".join(json.dumps(each) for each in inner)
-    if get_origin(annotation) is Annotated:
-        return shown(inner[0])
-    if get_origin(annotation) is tuple:
-        return f"list of {shown(inner[0])}"
-    if inner:
-        return " or ".join(map(shown, inner))
-    return "none" if annotation is NoneType else str(annotation.__name__)
-
-
-def tables(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Groups of settings that a type names."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from tables(inner)
 
 
 def test_every_setting_is_as_it_is_written_down() -> None:

@@ -87,12 +87,16 @@ class _Parser(argparse.ArgumentParser):
 class _CommandParser(_Parser):
     """Parser of one command, whose module adds options and examples at the first use."""
 
+    def add_options(self) -> None:
+        """Import the command's module, and have it add its options and examples."""
+        if self.epilog is None:
+            _module(self.prog.split()[-1]).add(self)
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse the arguments after the command's name; argparse calls it."""
-        if self.epilog is None:
-            _module(self.prog.split()[-1]).add(self)
+        self.add_options()
         return super().parse_known_args(args, namespace)
 
 
