@@ -23,7 +23,7 @@ browser: .venv/installed-dev
 	$(BIN)/python .ci/starts_chromium.py
 
 browser-test: browser
-	$(BIN)/python -m pytest tests/serve/test_page.py
+	$(BIN)/python -m pytest tests/serve/test_page.py tests/test_site.py::test_in_a_browser
 
 docs: .venv/installed-dev
 	$(BIN)/python -m docs.make

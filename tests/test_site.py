@@ -237,3 +237,33 @@ def test_search_finds_pages_and_no_source(built: Path) -> None:
     found = {item["location"].partition("#")[0] for item in items}
     assert {on_the_site(page) for page in PAGES} <= found
     assert [name for name in found if re.search(r"\.\w+\.html$", name)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_in_a_browser(width: int, scheme: str, built: Path) -> None:
+    """Opened as files, without server or network: nothing is wider than the window, the search finds a setting."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs a browser: make browser-test")
+    wrong: list[str] = []
+    with playwright.sync_playwright() as p:
+        try:
+            browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium starts here: {str(error).splitlines()[0]}")
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
+        for name in ("docs/settings.html", "docs/api.html", "clearseek/model/attention.py.html", "index.html"):
+            page.goto((built / name).as_uri())
+            page.wait_for_load_state()
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0] < 128")
+        assert dark == (scheme == "dark")
+        if width > 1000:
+            field = page.get_by_placeholder("Search")
+            field.wait_for(state="attached")
+            page.locator(".md-search__button").click()
+            field.fill("bias_update_speed")
+            page.locator("a", has=page.locator("mark"), has_text="[train]").wait_for()
+        browser.close()
+    assert wrong == []

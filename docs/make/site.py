@@ -33,7 +33,11 @@ def build(place: Path = ROOT) -> str:
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     said = subprocess.run(command, cwd=place, capture_output=True, text=True)
     words = said.stdout + said.stderr
-    return words if said.returncode or "warning" in words.lower() else ""
+    if said.returncode or "warning" in words.lower():
+        return words
+    index = (place / "site" / "search.json").read_text(encoding="utf-8")
+    (place / "site" / "search.js").write_text(f"var __index = {index}", encoding="utf-8")  # read where files are opened
+    return ""
 
 
 def stage(folder: Path) -> None:
@@ -44,7 +48,8 @@ def stage(folder: Path) -> None:
         _write(folder / name, relinked(page.read_text(encoding="utf-8"), page.parent, linked.add))
     for source in sorted(linked):
         _write_source(folder, source)
-    shutil.copyfile(Path(__file__).with_suffix(".css"), folder / "site.css")
+    for name in ("site.css", "iframe-worker.js"):
+        shutil.copyfile(Path(__file__).with_name(name), folder / name)
 
 
 def relinked(text: str, base: Path, found: Callable[[Path], None]) -> str:
