@@ -44,7 +44,7 @@ class Model:
         device: torch.device | None = None,
     ) -> Model:  # fmt: skip
         """Pack tensors by their memory names; each is given up when it is packed, so nothing is held twice."""
-        digest = _hash(tensors)
+        digest = weights_hash(tensors)
         expected = {spec.name for spec in memory_tensors(config)}
         missing = sorted(expected - tensors.keys())
         if missing:
@@ -111,7 +111,8 @@ def _version(package: str) -> str:
     return importlib.metadata.version(package)
 
 
-def _hash(tensors: Mapping[str, Tensor]) -> str:
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors in the order of their names, as :attr:`Model.weights_sha256` has it."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()

@@ -8,6 +8,6 @@ whoever has the settings.
 from __future__ import annotations
 
 from clearseek.evaluate.tasks.registry import BUILDERS, DEFAULT, build, rebuild
-from clearseek.evaluate.tasks.task import Asking, Question, Task
+from clearseek.evaluate.tasks.task import Asking, NotHereError, Question, Task
 
-__all__ = ["BUILDERS", "DEFAULT", "Asking", "Question", "Task", "build", "rebuild"]
+__all__ = ["BUILDERS", "DEFAULT", "Asking", "NotHereError", "Question", "Task", "build", "rebuild"]

