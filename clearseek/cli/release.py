@@ -12,7 +12,10 @@ from clearseek.program import command
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "example:\n  clearseek release runs/quickstart my-release --key release.key --make-key"
+    parser.epilog = (
+        "example:\n  clearseek release runs/quickstart my-release --key release.key --make-key\n"
+        "  clearseek release runs/quickstart my-release --evaluation evaluations/export"
+    )
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument("--data", type=Path, help="the run's data (default: RUN/data)")
@@ -28,6 +31,11 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="that model's licence, where its folder does not say")  # fmt: skip
     parser.add_argument("--without-parent", action="store_true",
                         help="name that model's weights by their hash, and leave them out")  # fmt: skip
+    carried = parser.add_mutually_exclusive_group()
+    carried.add_argument("--evaluation", action="append", type=Path, metavar="FOLDER",
+                         help="evaluation of the released weights to carry (default: RUN/evaluation, where it is); "
+                         "repeatable")  # fmt: skip
+    carried.add_argument("--without-evaluation", action="store_true", help="leave RUN/evaluation out")
     parser.add_argument("--key", type=Path, help="private key to sign with")
     parser.add_argument("--make-key", action="store_true", help="make that key first")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the Hugging Face hub")
@@ -55,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         made = make_release(
             Run(arguments.run), arguments.out, arguments.data, private, arguments.dtype, arguments.name or "",
             arguments.provider, arguments.languages, say, arguments.base, arguments.base_licence,
-            not arguments.without_parent,
+            not arguments.without_parent, [] if arguments.without_evaluation else arguments.evaluation,
         )  # fmt: skip
     pushed = "" if arguments.push is None else f"{arguments.push}@{push(made.out, arguments.push, arguments.private)}"
     if arguments.json:

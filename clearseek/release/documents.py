@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from clearseek.counts import count_parameters, flops_per_token
 from clearseek.data.croissant import dataset
 from clearseek.posttrain.solved import PASS
+from clearseek.release import scores
 from clearseek.signing.hashing import hash_files
 from clearseek.signing.tree import walk
 from clearseek.templates import render
@@ -34,7 +35,7 @@ def all_documents(made: Made, place: Path) -> dict[str, str]:
     texts["data/croissant.json"] = json.dumps(croissant(made, place / "data"), indent=1) + "\n"
     if made.evaluation:
         texts["evaluation/held_out.json"] = json.dumps(made.evaluation, indent=1) + "\n"
-    return texts
+    return texts | scores.hub_results(made.carried)
 
 
 def facts(made: Made) -> dict[str, Any]:
@@ -50,6 +51,8 @@ def facts(made: Made) -> dict[str, Any]:
         "recipe": recipe,
         "data": made.data,
         "evaluation": made.evaluation,
+        "scored": [(each.name, scores.table(each), scores.again(each, made.name)) for each in made.carried],
+        "model_index": _metadata(made),
         "licences": sorted(made.data.licences.items()),
         "count": count_parameters(recipe.model),
         "flops": flops_per_token(recipe.model, recipe.data.sequence_length) * steps[-1].tokens,
@@ -59,6 +62,12 @@ def facts(made: Made) -> dict[str, Any]:
         "settings": json.dumps(recipe.model_dump(mode="json"), indent=1),
         "today": datetime.now(UTC),
     }
+
+
+def _metadata(made: Made) -> str:
+    """Lines of the card's metadata with the scores of tasks; empty without any."""
+    index = scores.model_index(made.name, made.carried)
+    return scores.as_yaml({"model-index": index}) if index else ""
 
 
 def measure(name: str) -> str:

@@ -14,6 +14,7 @@ from clearseek.errors import UserError
 from clearseek.evaluate.bits import compressed_bits_per_byte, every_window, per_byte
 from clearseek.posttrain.lessons import DIVERGENCE
 from clearseek.program import command
+from clearseek.release.evaluations import Carried
 from clearseek.release.lineage import OURS, Lineage
 from clearseek.train.checkpoints import checkpoint
 from clearseek.train.preflight import settle_numerics
@@ -45,6 +46,8 @@ class Made:
     """Publisher and contact, or an empty string."""
     languages: str = ""
     """Languages of the data, or an empty string."""
+    carried: tuple[Carried, ...] = ()
+    """Evaluations of tasks."""
 
     @property
     def loss(self) -> str:

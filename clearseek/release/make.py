@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -26,7 +26,7 @@ from clearseek.files import atomic_folder, remove_unfinished
 from clearseek.hub.write import DTYPES, export_hf, export_scales
 from clearseek.posttrain.rollouts import ROUNDS
 from clearseek.reading.source import Folder
-from clearseek.release import documents
+from clearseek.release import documents, evaluations
 from clearseek.release.gather import Made, gather
 from clearseek.release.lineage import OURS, lineage_of
 from clearseek.release.problems import makes_problems, write_problems
@@ -80,6 +80,7 @@ def make_release(
     base: str = "",
     base_licence: str = "",
     with_parent: bool = True,
+    evaluated: Sequence[Path] | None = None,
 ) -> ReleaseSummary:
     """Write the release of a finished run.
 
@@ -96,9 +97,11 @@ def make_release(
         base: Name on the hub of the model that this one was made from, ``owner/name``.
         base_licence: That model's licence, where its folder does not say.
         with_parent: Whether the release holds that model's weights, or names them by their hash alone.
+        evaluated: Folders of evaluations to carry; by default the one in the run's folder, where there is one.
 
     Raises:
-        UserError: the run is unfinished or unsound, its data were changed, or `out` exists or lies in the run.
+        UserError: the run is unfinished or unsound, its data were changed, an evaluation is of other weights or would
+            not pass a verification, or `out` exists or lies in the run.
     """
     out = Path(out)
     with ExitStack() as stack:
@@ -106,14 +109,19 @@ def make_release(
         _refuse_place(out, run, folder)
         remove_unfinished(out)
         say("checking the run and evaluating its last checkpoint")
+        carried = evaluations.wanted(run, evaluated)
         archive, content = source_archive()  # with the list of its files that `gather` makes, before what takes long
         made = replace(gather(run, folder, dtype, name or out.name), provider=provider, languages=languages)
         lineage = lineage_of(made.recipe, made.transcript.header, base_licence, base, with_parent)
-        made = replace(made, lineage=lineage)
+        made = replace(made, lineage=lineage, carried=carried)
         place = stack.enter_context(atomic_folder(out))
         say("writing weights and logits")
         _weights(run, place, made)
         _write_json(place / "evaluation" / "logits.json", as_json(prompt_logits(place)))
+        if carried:
+            say("scoring the records of its evaluations again")
+        evaluations.check(carried, place, run, folder, dtype)
+        evaluations.copy(carried, place)
         say(f"copying {len(made.steps)} checkpoint{'s' * (len(made.steps) != 1)} and the data")
         _training(run, place, made)
         _copy(folder, place / "data")
