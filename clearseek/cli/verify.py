@@ -40,7 +40,13 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="level 6 on N machines: do part K; the last part also does the other levels")  # fmt: skip
     parser.add_argument("--join", nargs="+", type=Path, metavar="FILE",
                         help="make one statement of those of all parts; with --trust, of signed ones")  # fmt: skip
-    parser.add_argument("--nonce", help="text that chooses the segments (default: random)")
+    parser.add_argument("--records", metavar="N",
+                        help="records of each evaluated task to ask for again at level 3, or all "
+                        "(default: 64)")  # fmt: skip
+    parser.add_argument("--allow-code", action="store_true",
+                        help="run programs that the model wrote, in a process with limits, "
+                        "to score them again")  # fmt: skip
+    parser.add_argument("--nonce", help="text that chooses segments and records (default: random)")
     parser.add_argument("--key", type=Path, help="the publisher's public key")
     parser.add_argument("--trust", action="append", default=[], type=Path, metavar="KEY.pub",
                         help="count what this key signed in attestations/ as re-execution; repeatable")  # fmt: skip
@@ -64,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.cli.report import print_json
     from clearseek.machine import describe
     from clearseek.signing.keys import load_public_key
+    from clearseek.verify.evaluations import RECORDS
     from clearseek.verify.parts import parse_part
     from clearseek.verify.run import verify_release
     from clearseek.verify.statement import as_statement, coverage, result_of
@@ -90,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
             trusted,
             arguments.parent,
             part,
+            RECORDS if arguments.records is None else _records(arguments.records),
+            arguments.allow_code,
         )
     _print_rows(found.rows, console)
     statement = as_statement(found, {**describe(), "platform": platform.platform()})
@@ -112,7 +121,7 @@ def _refuse_options(arguments: argparse.Namespace) -> None:
         raise UserError("--make-key goes with --sign FILE, the file of the new key")
     if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
         raise UserError(f"--out {arguments.out}: its folder does not exist: make it first")
-    names = ("levels", "segments", "part", "nonce", "key", "parent", "read_sources")
+    names = ("levels", "segments", "part", "nonce", "key", "parent", "read_sources", "records", "allow_code")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
     if arguments.join is not None and given:
         raise UserError(f"--join reads what parts found, and does nothing again: leave out {', '.join(given)}")
@@ -188,6 +197,15 @@ def _write(
         write_atomic(path.parent / f"{signer}.pub", private.public.pem)
     write_atomic(path, raw)
     console.print(Text(f"  {'statement' if private is None else 'signed statement'}: {path}"), soft_wrap=True)
+
+
+def _records(text: str) -> int | None:
+    """Parse a number, or ``all`` as None. Raises UserError for anything else."""
+    if text == "all":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise UserError(f"--records {text}: use a number from 1 up, or all")
+    return int(text)
 
 
 def _levels(text: str | None, default: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from clearseek.errors import UserError
 from clearseek.evaluate.tasks import Asking, Question, Task
 from clearseek.inference.answer import Answer, joined
 from clearseek.inference.model import Model, environment
-from clearseek.inference.request import Request, Settings
+from clearseek.inference.request import Chosen, Request, Settings
 from clearseek.inference.text import Bytes
 from clearseek.kernels import PAGE
 
@@ -140,18 +140,23 @@ class Local:
         for question in questions:
             before = [tokenizer.bos_id, *tokenizer.encode(question.prompt)]
             target = tokenizer.encode(question.target)
-            logprobs, fault = self._logprobs(before, target, longest)
+            read, fault = self.chosen(before, target)
+            logprobs = [_finite(each.logprob) for each in read]
             kept = before[-max(1, longest - len(target)) :]
             yield Answered(tokenizer.decode(kept), kept, question.target, target, logprobs, missing=fault)
 
-    def _logprobs(self, before: list[int], target: list[int], longest: int) -> tuple[list[float], str]:
-        """Log-probabilities of the tokens of `target` behind `before`, window by window where they are too long."""
+    def chosen(self, before: list[int], target: list[int], alternatives: int = 0) -> tuple[list[Chosen], str]:
+        """The tokens of `target` behind `before` with log-probabilities, and what is wrong, or an empty string.
+
+        Where both are too long for the model, `target` is read window by window, each with as much before it as fits.
+        """
+        longest = self._engine.longest
         whole, requests = before + target, list[tuple[Request, int]]()
         done = len(before)
         while done < len(whole):
             end = min(len(whole), done + (longest if done == len(before) and len(target) < longest else longest // 2))
             start = max(0, end - longest)
-            request = Request(whole[start:end], Settings(max_tokens=0, prompt_logprobs=True))
+            request = Request(whole[start:end], Settings(max_tokens=0, logprobs=alternatives, prompt_logprobs=True))
             if fault := self._added(request):
                 return [], fault
             requests.append((request, end - done))
@@ -159,8 +164,7 @@ class Local:
         self._finish()
         if fault := next((request.error for request, _ in requests if request.finish == "error"), ""):
             return [], fault
-        found = [each.logprob for request, count in requests for each in request.prompt_logprobs[-count:]]
-        return [_finite(each) for each in found], ""
+        return [each for request, count in requests for each in request.prompt_logprobs[-count:]], ""
 
 
 def _finite(value: float | None) -> float:

@@ -192,6 +192,11 @@ def read_records(path: Path) -> tuple[Head, list[Record], str]:
     return head, records, chain
 
 
+def read_head(raw: bytes, where: str) -> Head:
+    """Head of a task's file from its first line. Raises UserError for a line of another form, or another hash."""
+    return _parsed(strict_json(raw, where), where, Head, _START)[0]
+
+
 def read_index(folder: Path) -> Index:
     """An evaluation's index. Raises UserError for one that is absent or not of the form."""
     path = folder / INDEX

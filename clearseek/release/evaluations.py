@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,8 @@ import clearseek
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.evaluate.check import look
-from clearseek.evaluate.records import INDEX, Head, Index, read_index, read_records
+from clearseek.evaluate.records import INDEX, LONGEST_LINE, Head, Index, read_head, read_index
+from clearseek.files import reading
 from clearseek.hub.read import import_hf
 from clearseek.inference.model import weights_hash
 from clearseek.program import command
@@ -42,18 +42,27 @@ class Carried:
     """Name of its folder in the release's `evaluation/`."""
     folder: Path
     index: Index
+    heads: Mapping[str, Head]
+    """First line of each task's file."""
 
-    @cached_property
-    def heads(self) -> dict[str, Head]:
-        """First line of each task's file. Raises UserError for a file that is not sound."""
-        return {name: read_records(self.folder / task.file)[0] for name, task in self.index.tasks.items()}
+    @staticmethod
+    def read(name: str, folder: Path) -> Carried:
+        """Read index and first lines. Raises UserError for those that are absent or not of the form."""
+        index = read_index(folder)
+        heads = {task: _head(folder / listed.file) for task, listed in index.tasks.items()}
+        return Carried(name, folder, index, heads)
+
+
+def _head(path: Path) -> Head:
+    with reading(path), path.open("rb") as file:
+        return read_head(file.readline(LONGEST_LINE), f"{path}:1")
 
 
 def carried(release: Path) -> tuple[Carried, ...]:
-    """The evaluations in a release. Raises UserError for one whose index cannot be read."""
+    """The evaluations in a release. Raises UserError for one that cannot be read."""
     place = release / FOLDER
     folders = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
-    return tuple(Carried(folder.name, folder, read_index(folder)) for folder in folders)
+    return tuple(Carried.read(folder.name, folder) for folder in folders)
 
 
 def wanted(run: Run, given: Sequence[Path] | None) -> tuple[Carried, ...]:
@@ -74,7 +83,7 @@ def wanted(run: Run, given: Sequence[Path] | None) -> tuple[Carried, ...]:
 
 
 def _read(folder: Path, name: str) -> Carried:
-    found = Carried(name, folder, read_index(folder))
+    found = Carried.read(name, folder)
     if not found.index.tasks:
         raise UserError(f"{folder}: an evaluation of no task: leave it out")
     if "weights_sha256" not in found.index.model:

@@ -31,6 +31,7 @@ from clearseek.jsontext import strict_json
 from clearseek.reading.archive import members
 from clearseek.reading.evidence import Evidence, amount
 from clearseek.verify.records import DATA_MANIFEST, LONGEST_RECORD, TRANSCRIPT, Records, Result
+from clearseek.verify.stated_scores import stated_otherwise
 from clearseek.verify.stored_hash import hash_stored
 
 Check = tuple[Callable[[Records], Result], *tuple[str, ...]]
@@ -242,7 +243,9 @@ def _loss(step: dict[str, Any]) -> str:
 
 
 def _evaluation(records: Records) -> Result:
-    """The raw results add up to the stated figure, and the card states that one."""
+    """The raw results add up to the stated figure, and the card states that one, and the scores of tasks."""
+    if wrong := stated_otherwise(records):
+        return False, wrong, "README.md"
     path = _HELD_OUT
     stated = records.json(path)
     if "measured" in stated:

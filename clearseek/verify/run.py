@@ -39,6 +39,7 @@ from clearseek.train.transcript import hasher
 from clearseek.training_code import code_here
 from clearseek.verify.children import parent_row, writes
 from clearseek.verify.data import data_rows
+from clearseek.verify.evaluations import RECORDS, Again, evaluation_rows
 from clearseek.verify.model import evaluation_row, final_row, logits_row
 from clearseek.verify.parts import Part, divide
 from clearseek.verify.replay import Release, Replay, Segment, choose_segments, every_segment, open_release
@@ -97,6 +98,8 @@ def verify_release(
     trusted: tuple[PublicKey, ...] = (),
     parent: str | Path | None = None,
     part: Part | None = None,
+    records: int | None = RECORDS,
+    allow_code: bool = False,
 ) -> Verified:
     """Verify a release.
 
@@ -111,6 +114,8 @@ def verify_release(
         trusted: Keys of others whose signed verifications count as re-execution.
         parent: Folder of the model that the release was made from, where the release only names its weights.
         part: Part of level 6 to do; only the last part does levels 1 to 4, and what needs the whole run.
+        records: Records of each task of an evaluation to ask for again at level 3; None for all.
+        allow_code: Whether programs that the model wrote may be run, in a cell, to score them again.
 
     Raises:
         UserError: `root` is not a release, or `public_key` not a key. Every fault of a release is a row instead.
@@ -124,9 +129,10 @@ def verify_release(
     if 1 in own:
         rows += _audit(root, manifest, trusted, intact)
     again = _Again()
+    records_again = Again(nonce, records, allow_code)
     if {2, 3, 4, 5, 6} & own and not tree.problems:  # links that lead outside and FIFOs are never opened
         where = None if parent is None else Path(parent)
-        again = _made_again(_Asked(root, manifest.root, own, nonce, segments, read_sources, where, part), say)
+        again = _made_again(_Asked(root, manifest.root, own, records_again, segments, read_sources, where, part), say)
         rows += again.rows
     decided = {row.id.rpartition(".")[2] for row in rows if row.answer != "unknown" and _is_training(row)}
     trained = tuple(segment for segment in again.chosen if str(segment) in decided)
@@ -191,7 +197,7 @@ class _Asked:
     root: Path
     merkle_root: str
     levels: frozenset[int]
-    nonce: str
+    again: Again
     segments: int
     read_sources: bool
     parent: Path | None
@@ -226,9 +232,9 @@ def _made_again(asked: _Asked, say: Callable[[str], None]) -> _Again:
     elif 6 in asked.levels:
         chosen = every
     elif 5 in asked.levels:
-        chosen = choose_segments(release, asked.merkle_root, asked.nonce, asked.segments)
+        chosen = choose_segments(release, asked.merkle_root, asked.again.nonce, asked.segments)
     replay = Replay(release, asked.read_sources, asked.parent)
-    rows = list(_undivided(replay, asked.levels, asked.nonce, say)) if part is None or part.last else []
+    rows = list(_undivided(replay, asked.levels, asked.again, say)) if part is None or part.last else []
     if {5, 6} & asked.levels:
         rows += _trained(replay, chosen, say)
     code = code_here(release.recipe.parent is not None)
@@ -243,7 +249,7 @@ def _told(part: Part, chosen: tuple[Segment, ...], every: int) -> str:
     return f"part {part}: {len(chosen)} of {amount(every, 'segment')}, steps {steps}"
 
 
-def _undivided(replay: Replay, levels: frozenset[int], nonce: str, say: Callable[[str], None]) -> Iterator[Row]:
+def _undivided(replay: Replay, levels: frozenset[int], again: Again, say: Callable[[str], None]) -> Iterator[Row]:
     """Rows of what is compared and computed again of the whole run."""
     release = replay.release
     yield attempted(ask.VERIFY_COMPLETE, lambda: _complete(release), transcript_line(0))
@@ -259,9 +265,10 @@ def _undivided(replay: Replay, levels: frozenset[int], nonce: str, say: Callable
     if 3 in levels:
         say("evaluating again")
         yield _with_code(evaluation_row(replay), replay)
+        yield from (_with_code(row, replay) for row in evaluation_rows(release, again))
     if 4 in levels:
         say("reading and making the data again")
-        yield from data_rows(release, nonce, replay.read_sources)
+        yield from data_rows(release, again.nonce, replay.read_sources)
     if writes(release.recipe) and {4, 5, 6} & levels:  # elsewhere, segments learn from the published ones
         say("checking the draws of every round whose weights are here")
         yield _with_code(rollouts_row(replay), replay)
