@@ -8,6 +8,7 @@ machine, also by one that cannot make it again to the bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from clearseek.evaluate.answerers import Local
@@ -34,14 +35,22 @@ def contradiction(local: Local, head: Head, stated: Record, found: Record) -> st
     prompt, ids, logprobs = stated.prompt_ids, stated.output_ids, stated.logprobs
     if prompt is None or ids is None or logprobs is None or len(ids) != len(logprobs):
         return "its ids or log-probabilities are missing"
+    if ids == found.output_ids:
+        return _far(found.logprobs or [], logprobs)
     read, fault = local.chosen(prompt, ids, alternatives=1)
     if fault:
         return f"its ids cannot be read: {fault}"
-    greedy = head.settings.get("temperature") == 0.0
-    for place, (each, stated_one) in enumerate(zip(read, logprobs, strict=True)):
-        assert each.logprob is not None, "log-probabilities were asked for"
-        if not abs(each.logprob - stated_one) <= CLOSE:
-            return f"id {place} has the log-probability {each.logprob:.6f}, not {stated_one:.6f}"
-        if greedy and not each.logprob >= each.alternatives[0][1] - CLOSE:
-            return f"id {place} is not the likeliest"
+    ours = [each.logprob for each in read if each.logprob is not None]
+    if head.settings.get("temperature") == 0.0:
+        for place, (each, logprob) in enumerate(zip(read, ours, strict=True)):
+            if not logprob >= each.alternatives[0][1] - CLOSE:
+                return f"id {place} of its output is not the likeliest"
+    return _far(ours, logprobs)
+
+
+def _far(ours: Sequence[float], stated: Sequence[float]) -> str:
+    """The first log-probability that is more than rounding away, in words, or an empty string."""
+    for place, (one, other) in enumerate(zip(ours, stated, strict=True)):
+        if not abs(one - other) <= CLOSE:
+            return f"id {place} of its output has the log-probability {one:.6f}, not {other:.6f}"
     return ""

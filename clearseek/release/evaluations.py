@@ -73,6 +73,7 @@ def wanted(run: Run, given: Sequence[Path] | None) -> tuple[Carried, ...]:
     own = run.root / FOLDER
     folders = list(given) if given is not None else [own] * (own / INDEX).is_file()
     found = tuple(_read(folder, OWN if folder == own else folder.resolve().name) for folder in folders)
+    found = tuple(sorted(found, key=lambda each: each.name))
     names = [each.name for each in found]
     for name in names:
         if not _NAME.fullmatch(name):

@@ -76,10 +76,8 @@ def _scores(release: Release, again: Again) -> Row:
                 undecided.append(looked.undecided)
             else:
                 tasks, records = tasks + 1, records + len(looked.records)
-    reason = (
-        f"{amount(tasks, 'task')}, {amount(records, 'record')}: questions, prompts and seeds follow from settings, "
-    )
-    reason += "scores from outputs, and the stated scores and intervals from these"
+    reason = f"{amount(tasks, 'task')}, {amount(records, 'record')}: questions, prompts and seeds follow from settings"
+    reason += ", scores from outputs, and the stated scores and intervals from these"
     if undecided:
         return ask.VERIFY_SCORES.unknown(Grade.CHECKED, f"{reason}; not scored again: {'; '.join(undecided)}", _PLACE)
     return ask.VERIFY_SCORES.yes(Grade.CHECKED, reason, _PLACE)
