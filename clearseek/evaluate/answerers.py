@@ -73,8 +73,8 @@ class Local:
     at_once = AT_ONCE
 
     def __init__(self, model: Model) -> None:
-        self._model, self._bytes_of = model, Bytes(model.tokenizer)
-        self.model = {"name": model.name, "weights_sha256": model.weights_sha256,
+        self.loaded, self._bytes_of = model, Bytes(model.tokenizer)
+        self.model: dict[str, Any] = {"name": model.name, "weights_sha256": model.weights_sha256,
                       "tokenizer_sha256": model.tokenizer.sha256}  # fmt: skip
         decides = environment(model.packed).items()
         self.environment: dict[str, Any] = {
@@ -90,15 +90,15 @@ class Local:
             yield from self._read([each.question for each in asked])
             return
         prompts = [self._prompt(each.question, asking) for each in asked]
-        texts = [self._model.tokenizer.decode(ids) for ids in prompts]
+        texts = [self.loaded.tokenizer.decode(ids) for ids in prompts]
         requests, refused = list[tuple[Request, Answer]](), list[str]()
         for ids, each in zip(prompts, asked, strict=True):
             settings = Settings(
                 max_tokens=task.max_tokens, temperature=asking.temperature, seed=each.seed, logprobs=0,
-                stop_tokens=frozenset({self._model.tokenizer.eos_id}),
+                stop_tokens=frozenset({self.loaded.tokenizer.eos_id}),
             )  # fmt: skip
             request = Request(ids, settings)
-            reply = Reply(self._model.tokenizer, thinking=False, tools=False) if asking.template == "chat" else None
+            reply = Reply(self.loaded.tokenizer, thinking=False, tools=False) if asking.template == "chat" else None
             requests.append((request, Answer(request, self._bytes_of, task.stops, reply)))
             refused.append(self._added(request))
         self._finish()
@@ -112,7 +112,7 @@ class Local:
             )  # fmt: skip
 
     def _prompt(self, question: Question, asking: Asking) -> list[int]:
-        tokenizer = self._model.tokenizer
+        tokenizer = self.loaded.tokenizer
         if asking.template == "chat":
             return render(tokenizer, [{"role": "user", "content": question.chat}]).ids
         return [tokenizer.bos_id, *tokenizer.encode(question.prompt)]
@@ -136,7 +136,7 @@ class Local:
 
     def _read(self, questions: Sequence[Question]) -> Iterator[Answered]:
         """Log-probabilities of the targets' tokens, each with as much before it as the model's sequences have."""
-        tokenizer, longest = self._model.tokenizer, self._engine.longest
+        tokenizer, longest = self.loaded.tokenizer, self._engine.longest
         for question in questions:
             before = [tokenizer.bos_id, *tokenizer.encode(question.prompt)]
             target = tokenizer.encode(question.target)

@@ -84,6 +84,8 @@ class Record(_Strict):
     """Reward from 0 to 1, or bits; None where no answer came, which is never counted as a wrong one."""
     note: str = ""
     """Why this score, or why no answer came."""
+    harness: dict[str, JsonValue] | None = None
+    """All that lm-evaluation-harness asked and measured, of a task of its own."""
 
     @property
     def missing(self) -> bool:

@@ -29,7 +29,8 @@ SHARE = "share"
 
 def unit_of(head: Head) -> str:
     """What a task's score is in."""
-    return BITS if head.task == "bits-per-byte" else SHARE
+    stated = head.settings.get("unit")
+    return BITS if head.task == "bits-per-byte" or stated == BITS else SHARE
 
 
 def answered(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -83,7 +83,7 @@ def changed_at(place: int, head: Head, records: list[Record], **changed: Any) ->
 )
 def test_a_forger_is_found(many: Path, tmp_path: Path, change: Any, told: str) -> None:
     found = list(faults(forged(many, tmp_path, change)))
-    assert found and told in found[0]
+    assert any(told in what for what in found)
 
 
 @pytest.mark.parametrize("key", ["output", "score", "seed", "prompt", "note", "before", "sha256"])

@@ -1,0 +1,167 @@
+"""`clearseek evaluate`, as people call it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from clearseek.cli import main
+from clearseek.evaluate.check import faults
+from clearseek.evaluate.records import read_index
+from clearseek.train.run import Run
+from clearseek.train.session import train_recipe
+from tests.serve.served import serving, tiny_model
+from tests.tiny import tiny
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
+    """Run the command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: Any) -> Said:
+        capfd.readouterr()
+        code = main(["evaluate", *map(str, arguments)])
+        return Said(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> tuple[Path, Path]:
+    """Two runs, of other seeds."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        recipe = tiny(data={"paths": [str(corpus / "*.txt")]}, train={"steps": 2, "seed": seed})
+        train_recipe(recipe, Run(folder / f"seed-{seed}"))
+    return folder / "seed-0", folder / "seed-1"
+
+
+def test_every_task_of_a_run(cli: Callable[..., Said], runs: tuple[Path, Path], tmp_path: Path) -> None:
+    said = cli(runs[0], "--questions", 8, "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    for name in ("bits-per-byte", "addition", "sums", "countdown", "copying", "induction", "python"):
+        assert f" {name} " in said.out and (tmp_path / "out" / f"{name}.jsonl").is_file()
+    text = (runs[0] / "data" / "heldout.txt").read_text()
+    assert list(faults(tmp_path / "out", texts=[("heldout.txt", text)])) == []
+    again = cli(runs[0], "--questions", 8, "--out", tmp_path / "out", "--json")
+    shown = json.loads(again.out)
+    assert shown["tasks"]["sums"]["scores"]["questions"] == 8 and shown["model"]["name"] == "seed-0"
+    assert shown["tasks"] == read_index(tmp_path / "out").model_dump(mode="json")["tasks"]
+
+
+def test_two_runs_side_by_side(cli: Callable[..., Said], runs: tuple[Path, Path], tmp_path: Path) -> None:
+    tasks = ["--tasks", "bits-per-byte:passage=64", "sums:digits=1", "--questions", 30]
+    text = tmp_path / "text.txt"
+    text.write_text("A text that neither has seen, line by line.\n" * 99, encoding="utf-8")
+    said = cli(runs[0], "--against", runs[1], *tasks, "--text", text)
+    assert said.code == 0, said.err
+    assert "sums: cannot be told apart with 30 questions" in said.out.replace("\n", " ")
+    assert (runs[0] / "evaluation" / "sums.jsonl").is_file() and (runs[1] / "evaluation" / "sums.jsonl").is_file()
+    shown = json.loads(cli(runs[0], "--against", runs[1] / "evaluation", *tasks, "--text", text, "--json").out)
+    found = shown["against"]["bits-per-byte"]
+    scores = [read_index(run / "evaluation").tasks["bits-per-byte"].scores["score"] for run in runs]
+    assert (found["verdict"] == "better") <= (scores[0] < scores[1])
+    assert found["sentence"].startswith(found["verdict"])
+    other = cli(runs[0], "--against", runs[1] / "evaluation", "--tasks", "sums:digits=1", "--questions", 20,
+                "--out", tmp_path / "few")  # fmt: skip
+    assert other.code == 2 and "20 and 30, of which 20 are the same" in other.err.replace("\n", " ")
+
+
+def test_a_model_behind_an_api(cli: Callable[..., Said], tmp_path: Path) -> None:
+    with serving(tiny_model()) as served:
+        said = cli(served.url + "/v1", "--tasks", "sums", "induction", "--questions", 4, "--template", "chat")
+    assert said.code == 0, said.err
+    (folder,) = (tmp_path / "evaluations").iterdir()
+    assert read_index(folder).model["address"] == served.url + "/v1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["no-such-folder"], "no-such-folder: no such folder"),
+        (["RUN", "--tasks", "adition"], "no task 'adition' .*addition"),
+        (["RUN", "--tasks", "human-eval"], "--allow-code"),
+        (["RUN", "--tasks", "sums", "sums"], "sums twice"),
+        (["RUN", "--questions", "0"], "--questions 0"),
+        (["RUN", "--samples", "2"], "at temperature 0"),
+        (["RUN", "--samples", "0", "--seed", "-1"], "--samples 0: .*; --seed -1"),
+        (["RUN", "--tasks", "python", "--template", "chat"], "cannot be asked in a chat"),
+        (["RUN", "--text", "absent.txt"], "absent.txt"),
+        (["RUN", "--against", "no-such-model", "--tasks", "sums", "--questions", "1"], "no-such-model: no such folder"),
+        (["RUN", "--against", "RUN", "--tasks", "sums", "--questions", "1"], "give --out for the first"),
+        (["http://127.0.0.1:9/v1", "--tasks", "harness:x"], "no connection|need the model here"),
+        (["http://example.org/v1?x=1"], "MODEL = 'http://example.org/v1.x=1': not an address"),
+    ],
+)
+def test_what_is_refused(
+    cli: Callable[..., Said], runs: tuple[Path, Path], arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clearseek.endpoint.time.sleep", lambda _: None)
+    said = cli(*(str(runs[0]) if each == "RUN" else each for each in arguments))
+    assert said.code == 2 and "Traceback" not in said.err
+    assert re.search(told, said.err.replace("\n", " ")), said.err
+
+
+def test_text_that_is_none(cli: Callable[..., Said], runs: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "bytes.bin").write_bytes(b"\xff\xfe")
+    said = cli(runs[0], "--text", tmp_path / "bytes.bin")
+    assert said.code == 2 and "not UTF-8 text (byte 0)" in said.err
+
+
+def test_ctrl_c_keeps_what_came(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "clearseek", "evaluate", str(runs[0]), "--tasks", "sums", "copying:length=48",
+               "--questions", "3000", "--out", str(tmp_path / "out")]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "out" / "sums.jsonl").is_file():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "goes on from here" in err and "Traceback" not in err
+
+
+TASK = """
+task: facts
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{text}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: right
+metric_list: [{metric: acc}]
+metadata: {version: 1}
+"""
+
+
+def test_a_task_of_the_harness(cli: Callable[..., Said], runs: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    own = tmp_path / "own"
+    own.mkdir()
+    facts = [{"text": f"line {n} of", "choices": ["file", "moon"], "right": n % 2} for n in range(6)]
+    (own / "facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+    (own / "facts.yaml").write_text(TASK.replace("FILE", str(own / "facts.jsonl")))
+    said = cli(runs[0], "--tasks", "harness:facts", "sums", "--include-path", own, "--questions", 6, "--out",
+               tmp_path / "out")  # fmt: skip
+    assert said.code == 0, said.err
+    index = read_index(tmp_path / "out")
+    assert list(index.tasks) == ["sums", "harness:facts"]
+    scores = index.tasks["harness:facts"].scores
+    lines = [json.loads(line) for line in (tmp_path / "out" / index.tasks["harness:facts"].file).open()]
+    assert scores["questions"] == 6 and scores["right"] == sum(each["score"] for each in lines[1:])
+    assert lines[0]["settings"]["metric"] == "acc" and len(lines[1]["harness"]["requests"]) == 2
+    assert [what for what in faults(tmp_path / "out") if "sums" in what] == []
