@@ -82,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
             compared: list[Versus] = []
             if arguments.against is not None:
                 other = _other(arguments, lambda: bool(asked))
-                compared = versus(read_scores(folder), read_scores(other))
+                compared = versus({name: each for name, each in read_scores(folder).items() if name in index.tasks},
+                                  read_scores(other))  # fmt: skip
         except StoppedError:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return INTERRUPTED

@@ -43,6 +43,8 @@ def evaluate(
     Raises:
         UserError: the folder holds another evaluation, or no answers come any more.
         StoppedError: `stopped` said so.
+
+    Returns the index of these tasks; the folder's has those of earlier evaluations of the same model as well.
     """
     index = Index(model=answerer.model, tasks={})
     for task in tasks:

@@ -215,7 +215,9 @@ def read_index(folder: Path) -> Index:
 
 
 def write_index(folder: Path, index: Index) -> None:
-    """Write an evaluation's index."""
+    """Write an evaluation's index; tasks of the same model that the folder's index has besides stay in it."""
+    if (folder / INDEX).is_file() and (before := read_index(folder)).model == index.model:
+        index = index.model_copy(update={"tasks": before.tasks | index.tasks})
     write_atomic(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 

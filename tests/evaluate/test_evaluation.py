@@ -163,6 +163,13 @@ def test_models_that_were_asked_other_questions(tmp_path: Path) -> None:
     assert found.found.questions == 25 and found.alone == 15
 
 
+def test_tasks_of_one_model_gather(tmp_path: Path) -> None:
+    for name in ("addition", "sums", "addition"):
+        index = evaluate(Scripted(right), [build(name, ASKING)], ASKING, tmp_path)
+        assert list(index.tasks) == [name]
+    assert list(read_scores(tmp_path)) == ["addition", "sums"]
+
+
 def test_the_index_says_which_model(tmp_path: Path) -> None:
     evaluate(Scripted(right, "a name"), [build("addition", ASKING)], ASKING, tmp_path)
     assert json.loads((tmp_path / "index.json").read_text())["model"] == {"name": "a name"}
