@@ -15,9 +15,10 @@ import tempfile
 from math import prod
 from pathlib import Path
 
+from record import write_result
+
 from clearseek.hub.config_json import hf_config, quantization_config
 from clearseek.hub.safetensors import DTYPE_BYTES, build_header
-from clearseek.machine import describe
 from clearseek.recipe import load_recipe
 from clearseek.tensors import StoredTensor, fp8_tensors
 
@@ -80,13 +81,12 @@ def main() -> None:
             runs.append(json.loads(ended.stdout))
         files = len(list(folder.glob("*.safetensors")))
     report = {
-        "machine": describe(),
         "files": files,
         "runs": runs,
         "median_seconds": statistics.median(run["seconds"] for run in runs),
         "peak_bytes": max(run["peak_bytes"] for run in runs),
     }
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_result(arguments.out, report)
     print(f"{files} files: {report['median_seconds']:.2f} s, {report['peak_bytes'] / 1e6:.0f} MB")
 
 

@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from record import write_result
+
 RESULT = Path(__file__).parent / "results" / "checkpoints.json"
 EVERY, STEPS, PROCESSES = 50, 65, 8
 MODEL: dict[str, Any] = {
@@ -191,7 +193,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 found[name] = measure(Path(folder))
             print(json.dumps({name: found[name]}, indent=1), flush=True)
-    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_result(arguments.out, found)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from clearseek.files import write_atomic
+from record import write_result
+
 from clearseek.inference.model import Model
 from clearseek.inference.request import Request, Settings
-from clearseek.machine import describe
 from tests.serve.served import PAGES, Served, serving, tiny_model
 
 RESULT = Path(__file__).parent / "results" / "clients.json"
@@ -56,8 +56,7 @@ def main() -> None:
             "lm_eval": by_lm_eval(options.python, served, Path(name)),
         }
     print(json.dumps(result, indent=1))
-    options.out.parent.mkdir(exist_ok=True)
-    write_atomic(options.out, (json.dumps(result | {"machine": describe()}, indent=1, default=str) + "\n").encode())
+    write_result(options.out, result)
     sys.exit(0 if all(each["fits"] for each in result.values()) else 1)
 
 

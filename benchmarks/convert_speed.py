@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import write_result
 
 from clearseek.config import ModelConfig
 from clearseek.files import sha256_file
 from clearseek.hub.config_json import hf_config, quantization_config
 from clearseek.hub.safetensors import DTYPE_BYTES, build_header
-from clearseek.machine import describe
 from clearseek.recipe import load_recipe
 from clearseek.tensors import SCALE_SUFFIX, StoredTensor, fp8_tensors
 
@@ -187,7 +187,7 @@ def main() -> None:
             f"{each['peak_rss_bytes'] / 1e9:.2f} GB of memory (aim: at most 1.5)"
         )
     print({name: value for name, value in results.items() if isinstance(value, bool)})
-    RESULT.write_text(json.dumps(results | {"machine": describe()}, indent=1) + "\n", encoding="utf-8")
+    write_result(RESULT, results)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,19 @@ Each rate is the median of five repetitions. ``python benchmarks/data_speed.py``
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
+
+from record import write_result
 
 from clearseek.config import DataConfig
 from clearseek.data.loader import Loader
 from clearseek.data.shards import BATCH_BYTES, prepare_data
-from clearseek.data.sources import documents
+from clearseek.data.sources import open_source
 from clearseek.data.tokenizer import Tokenizer
-from clearseek.machine import describe
 
 RESULT = Path(__file__).parent / "results" / "data_speed.json"
 VOCAB_SIZE, SEQUENCE_LENGTH, BATCH_SIZE, STEPS, REPETITIONS = 4096, 256, 32, 300, 5
@@ -50,7 +49,7 @@ def batches(texts: list[str]) -> list[list[str]]:
 
 
 def main() -> None:
-    found = list(documents(DataConfig(), Path.cwd()))
+    found = list(open_source(DataConfig(), Path.cwd()).documents())
     texts, size = [document.text for document in found], sum(document.bytes for document in found)
     work = batches(texts)
     with tempfile.TemporaryDirectory() as folder:
@@ -72,9 +71,8 @@ def main() -> None:
     print(f"loader    {measured['loader_tokens_per_second'] / 1e6:>12,.1f} M tokens/s (aim: at least 2)")
     print(f"prepare   {prepare_seconds:>12,.1f} s         (once: read, train the tokenizer, tokenise, write)")
     shape = {"vocab_size": VOCAB_SIZE, "sequence_length": SEQUENCE_LENGTH, "batch_size": BATCH_SIZE}
-    machine = describe() | {"tokenizers": version("tokenizers"), "numpy": version("numpy")}
-    report = {**measured, "bytes": size, "documents": len(texts), **shape, "machine": machine}
-    RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report = {**measured, "bytes": size, "documents": len(texts), **shape}
+    write_result(RESULT, report)
 
 
 if __name__ == "__main__":

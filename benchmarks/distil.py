@@ -18,8 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from record import write_result
+
 from clearseek.data.shards import prepare_data
-from clearseek.machine import describe
 from clearseek.posttrain.methods import method_of
 from clearseek.posttrain.parent import dimensions
 from clearseek.recipe import parse_recipe
@@ -57,10 +58,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = measure(Path(folder), arguments)
     report |= {
-        "machine": describe(),
         "settings": {k: v for k, v in vars(arguments).items() if k not in ("text", "out")},
     }
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_result(arguments.out, report)
     for name, runs in report["held_out_bpb"].items():
         spread = f" ± {statistics.stdev(runs):.4f}" if len(runs) > 1 else ""
         print(f"{name:>12}: {statistics.mean(runs):.4f}{spread} bits per byte  ({', '.join(f'{x:.4f}' for x in runs)})")

@@ -36,9 +36,7 @@ from hosts import (
     wait,
     why_not,
 )
-
-from clearseek.files import write_atomic
-from clearseek.machine import describe
+from record import write_result
 
 RESULT = Path(__file__).parent / "results" / "faults.json"
 COUNTS = (4, 2, 1, 8)
@@ -52,7 +50,7 @@ def main() -> None:
     parser.add_argument("--series", choices=["hosts", "counts"], help="only this one (default: both)")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    result: dict[str, Any] = {"what": "a run of 186,672 parameters; seconds", "machine": describe()}
+    result: dict[str, Any] = {"what": "a run of 186,672 parameters; seconds"}
     if options.out.exists():
         result = json.loads(options.out.read_text()) | result
     for name, series in (("hosts", four_hosts), ("counts", many_counts)):
@@ -67,7 +65,7 @@ def main() -> None:
         if name == "hosts":
             result[name]["noticed_at_most"] = max(each["noticed"] for each in seen)
         print(f"{name}: {len(seen)} faults; transcript as of one undisturbed process: {same}", flush=True)
-        write_atomic(options.out, json.dumps(result, indent=1) + "\n")
+        write_result(options.out, result)
 
 
 def four_hosts(recipe: Path, run: Path, count: int, dice: random.Random) -> list[dict[str, Any]]:

@@ -22,9 +22,9 @@ from typing import Any
 
 import matplotlib
 from fp8_comparisons import block_gradients, e5m2_gradients, in_place_of_dequantised, tensor_core_sums
+from record import write_result
 
 from clearseek.data.shards import prepare_data
-from clearseek.machine import describe
 from clearseek.recipe import load_recipe
 from clearseek.train.run import Run, read_metrics
 from clearseek.train.session import train_recipe
@@ -173,7 +173,7 @@ def main() -> None:
     if arguments.size:
         jobs = {name: job for name, job in jobs.items() if name.startswith(f"{arguments.size} / ")}
     report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": {}}
-    report |= {"machine": describe(), "steps": arguments.steps, "threads": arguments.threads}
+    report |= {"steps": arguments.steps, "threads": arguments.threads}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         first = load_recipe("quickstart", COMMON)
@@ -184,7 +184,7 @@ def main() -> None:
                 common = [*COMMON, f"train.steps={arguments.steps}", f"train.threads={arguments.threads}"]
                 report["runs"][name] = train([*common, *overrides], data, name.split(" / ")[2])
                 report["summary"] = summary(report["runs"])
-                arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                write_result(arguments.out, report)
     for name, row in report["summary"].items():
         print(
             f"{name:56} mean {row['mean']:+.3f} %  magnitude {row['mean_magnitude']:.3f} %  largest "

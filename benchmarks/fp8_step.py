@@ -9,17 +9,17 @@ no instructions for it. ``python benchmarks/fp8_step.py`` prints medians and wri
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from record import write_result
 
 from clearseek.config import Fp8Config
 from clearseek.fp8.backends.choose import choose
-from clearseek.machine import describe, pick_precision
+from clearseek.machine import pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import choose_kernels, kernels_environment, use_kernels
 from clearseek.recipe import load_recipe
@@ -80,7 +80,6 @@ def main() -> None:
     for name, median in medians.items():
         print(f"{name:30} {median:6.3f} s   {', '.join(f'{v:.2f} x {base}' for base, v in ratios[name].items())}")
     report: dict[str, Any] = {
-        "machine": describe(),
         "seconds": seconds,
         "kernels": kernels_environment(),
         "otherwise": str(precision.dtype).removeprefix("torch."),
@@ -88,7 +87,7 @@ def main() -> None:
         "ratios": ratios,
     }
     out = arguments.out or RESULTS / f"fp8_step-{'bf16' if precision.dtype == torch.bfloat16 else 'fp32'}.json"
-    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_result(out, report)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import pickle
 import resource
 import tarfile
@@ -21,6 +20,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from record import write_result
 
 from clearseek.audit.checks import data, documents, evaluations, licence
 from clearseek.audit.checks.evaluations import listed_scores, score_cells
@@ -30,7 +30,6 @@ from clearseek.filetypes import read_pointer
 from clearseek.hub.safetensors import build_header, parse_header
 from clearseek.jsontext import strict_json
 from clearseek.licences.match import identify
-from clearseek.machine import describe
 from clearseek.reading.archive import members
 from clearseek.reading.card import Document, read_yaml
 from clearseek.reading.claims import find_claims
@@ -243,7 +242,7 @@ def main() -> None:
     parser.add_argument("--only", help="one parser")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    report: dict[str, Any] = {"machine": describe(), "parsers": {}}
+    report: dict[str, Any] = {"parsers": {}}
     with tempfile.TemporaryDirectory() as folder:
         sound = corpus()
         for name, read in parsers(Path(folder)).items():
@@ -254,7 +253,7 @@ def main() -> None:
     report["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{report['cases']:,} cases, {report['peak_bytes'] / 1e6:.0f} MB at most")
     if arguments.only is None:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_result(arguments.out, report)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -18,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import write_result
 
 from clearseek.data.loader import Stream
 from clearseek.data.tokenizer import Tokenizer
-from clearseek.files import write_atomic
 from clearseek.inference.engine import Engine
 from clearseek.inference.model import Model
 from clearseek.inference.request import Request, Settings
 from clearseek.inference.storage import DTYPES, Kind
-from clearseek.machine import describe
 from clearseek.train.run import Run
 
 RESULT = Path(__file__).parent / "results" / "generate.json"
@@ -82,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     run, stream = Run(options.run), Stream(options.data or options.run / "data", "heldout")
-    found: dict[str, Any] = {"what": __doc__.splitlines()[0], "machine": describe(), "threads": 1}
+    found: dict[str, Any] = {"what": __doc__.splitlines()[0], "threads": 1}
     measured: dict[str, float] = {}
     for kind in DTYPES:
         measured[kind] = bits(opened(run, kind).engine(1024, drafts=False), stream, options.windows)
@@ -95,7 +93,7 @@ def main() -> None:
     found["drafts"] = [drafts(model, prompts, temperature, options.rounds) for temperature in TEMPERATURES]
     for each in found["drafts"]:
         print({key: round(value, 3) for key, value in each.items()})
-    write_atomic(options.out, json.dumps(found, indent=1) + "\n")
+    write_result(options.out, found)
 
 
 if __name__ == "__main__":

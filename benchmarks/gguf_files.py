@@ -34,14 +34,13 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import torch
+from record import write_result
 
 from clearseek.chat.render import render, template
 from clearseek.config import ModelConfig, RopeScaling
 from clearseek.data.loader import Stream
 from clearseek.data.tokenizer import BOS, EOS, Tokenizer, train
-from clearseek.files import write_atomic
 from clearseek.hub.gguf import DTYPES, export_gguf
-from clearseek.machine import describe
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.recipe import load_recipe
 from clearseek.train.run import Run
@@ -110,7 +109,7 @@ def main() -> None:
             starts = stream.offsets[:12].tolist()
             prompts = [tokenizer.decode(stream[start + 1 : start + 33].tolist()) for start in starts]
             result["draft-mtp"] = drafts(options.speculative, files, prompts)
-    write_atomic(RESULT, json.dumps(result | {"machine": describe()}, indent=1, ensure_ascii=False) + "\n")
+    write_result(RESULT, result)
     print(RESULT)
 
 

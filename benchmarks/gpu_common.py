@@ -9,7 +9,6 @@ are compared take turns, so that a GPU which slows down as it warms does so for 
 from __future__ import annotations
 
 import gc
-import json
 import re
 import statistics
 import time
@@ -21,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import write_result
 from torch import Tensor
-
-from clearseek.files import write_atomic
 
 FLUSH_BYTES = 512 << 20
 """Written before each timed call: ten times a Hopper's second cache, and long enough for the host to queue the call."""
@@ -118,7 +116,7 @@ class Bench:
     def save(self) -> None:
         """Write what is known so far."""
         self.report["seconds"] = round(self.elapsed, 1)
-        write_atomic(self.out, json.dumps(self.report, indent=1) + "\n")
+        write_result(self.out, self.report)
 
     def has(self, seconds: float, what: str) -> bool:
         """Whether the section's time holds a piece of work; if not, that is printed and recorded."""

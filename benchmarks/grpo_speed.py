@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from record import write_result
 from turns import Side, Turns, add_options, best, by_turns, check_equal, rates, table
 
 RESULT = Path(__file__).parent / "results" / "grpo_speed.json"
@@ -180,17 +181,15 @@ def main() -> None:
     arguments = parser.parse_args()
     import torch
 
-    from clearseek.machine import describe
-
     torch.set_num_threads(arguments.threads)
-    report: dict[str, Any] = {"what": __doc__.splitlines()[0], "machine": describe(), "threads": arguments.threads,
+    report: dict[str, Any] = {"what": __doc__.splitlines()[0], "threads": arguments.threads,
                               "model": MODEL, "results": {}}  # fmt: skip
     for name in arguments.only:
         with tempfile.TemporaryDirectory() as place:
             report["parameters"] = prepare(Path(place))
             print(f"{name}: {report['parameters']:,} parameters, {arguments.threads} threads", flush=True)
             report["results"][name] = compare(Path(place), name, arguments)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_result(arguments.out, report)
 
 
 if __name__ == "__main__":

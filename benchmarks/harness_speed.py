@@ -23,6 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from record import write_result
 from turns import Side, Turns, add_options, best, by_turns, rates, table
 
 RESULT = Path(__file__).parent / "results" / "harness_speed.json"
@@ -195,16 +196,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=48, help="questions of each kind")
     add_options(parser, "the backend", "lm-eval[hf]", RESULT)
     arguments = parser.parse_args()
-    from clearseek.machine import describe
-
     with tempfile.TemporaryDirectory() as place:
         prepare(Path(place), arguments.model, arguments.samples)
         report = compare(Path(place), arguments)
     report |= {
-        "what": __doc__.splitlines()[0], "machine": describe(), "threads": arguments.threads,
+        "what": __doc__.splitlines()[0], "threads": arguments.threads,
         "samples": arguments.samples, "aims": AIMS,
     }  # fmt: skip
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_result(arguments.out, report)
 
 
 if __name__ == "__main__":

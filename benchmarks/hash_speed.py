@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -22,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from clearseek.files import write_atomic
-from clearseek.machine import describe
+from record import write_result
+
 from clearseek.signing.hashing import BUFFER, hash_files
 from clearseek.signing.tree import Tree, walk
 
@@ -61,9 +60,9 @@ def main() -> None:
         "buffer": BUFFER, "sha256sum": version.splitlines()[0], "median": middle, "rates": rates,
         "ratio_to_sha256sum_times_cores": ratio,
         "ratio_to_sha256sum_in_parallel": middle["hash_files"] / middle["sha256sum, all cores"],
-        "aim": AIM, "machine": describe(),
+        "aim": AIM,
     }  # fmt: skip
-    write_atomic(RESULT, json.dumps(result, indent=1) + "\n")
+    write_result(RESULT, result)
 
 
 def measure(folder: Path, tree: Tree, turns: int) -> dict[str, list[float]]:

@@ -13,7 +13,6 @@ much, of which most evaluations have few or none.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -179,8 +178,7 @@ def power(questions: int, count: int, draw: np.random.Generator) -> float:
 def main() -> None:
     """Simulate everything and write the result."""
     import scipy
-
-    from clearseek.machine import describe
+    from record import write_result  # tests import this file from another folder
 
     draw = np.random.default_rng(0)
     result: dict[str, Any] = {
@@ -210,8 +208,7 @@ def main() -> None:
     result["differences"] = {"evaluations": 1_000, **{str(n): differences(n, 1_000, draw) for n in TRIALS}}
     result["power_at_the_smallest_difference"] = {str(n): power(n, SIMULATIONS, draw) for n in TRIALS}
     result["versions"] = {"scipy": scipy.__version__, "numpy": np.__version__}
-    result["machine"] = describe()
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(RESULT, result)
     print(f"wrote {RESULT}")
 
 

@@ -31,6 +31,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from record import write_result
+
 RESULT = Path(__file__).parent / "results" / "learning.json"
 RECIPES = Path(__file__).parent.parent / "recipes"
 SAMPLES = 16
@@ -291,7 +293,7 @@ def main() -> None:
             report = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
             entry = {"machine": describe() | {"threads": arguments.threads}, "found": found}
             report.setdefault(name, {})[f"seed {seed}"] = entry
-            arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            write_result(arguments.out, report)
             if arguments.picture is not None:
                 draw(report, arguments.picture)
 

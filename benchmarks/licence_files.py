@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import write_result
 from clearseek.licences import identify, is_open_for
 from clearseek.licences.clauses import RESTRICTING
 from clearseek.licences.markup import without_markup
@@ -64,7 +65,7 @@ def main() -> None:
     for name, found in seen.items():
         print(f"{name}: {sum(found)} of {len(found)} right ({100 * sum(found) / len(found):.1f} %)")
     if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_result(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,7 @@ from statistics import mean, median
 from typing import Any
 
 import httpx2
-
-from clearseek.files import write_atomic
-from clearseek.machine import describe
+from record import write_result
 
 RESULT = Path(__file__).parent / "results" / "load.json"
 EXPECTED = {200, 400, 404, 413, 429}
@@ -71,8 +69,7 @@ def main() -> None:
     )
     result = {"what": "64 streaming clients", "minutes": options.minutes, "clients": options.clients} | result
     print(json.dumps(result, indent=1))
-    options.out.parent.mkdir(exist_ok=True)
-    write_atomic(options.out, (json.dumps(result | {"machine": describe()}, indent=1, default=str) + "\n").encode())
+    write_result(options.out, result)
     sys.exit(0 if result["fits"] else 1)
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from record import write_result
 from turns import Side, Turns, add_options, best, by_turns, rates, table
 
 RESULT = Path(__file__).parent / "results" / "lora_speed.json"
@@ -190,8 +191,6 @@ def main() -> None:
     arguments = parser.parse_args()
     import torch
 
-    from clearseek.machine import describe
-
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as place:
         sizes = prepare(Path(place))
@@ -199,8 +198,8 @@ def main() -> None:
             f"{sizes['model']:,} parameters, {sizes['adapters']:,} in adapters, {arguments.threads} threads", flush=True
         )
         report = compare(Path(place), arguments) | {"parameters": sizes}
-    report |= {"what": __doc__.splitlines()[0], "machine": describe(), "threads": arguments.threads}
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report |= {"what": __doc__.splitlines()[0], "threads": arguments.threads}
+    write_result(arguments.out, report)
 
 
 if __name__ == "__main__":

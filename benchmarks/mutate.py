@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from mutations import FAULTS, TESTS
+from record import write_result
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "mutate.json"
@@ -228,7 +229,6 @@ def save(outcomes: dict[Fault, Outcome], sound: dict[str, str]) -> None:
     outcomes, sound = others | outcomes, others_sound | sound
     known = [outcomes[fault] for fault in faults() if fault in outcomes]
     content = {
-        "machine": machine(),
         "table": len(faults()),
         "planted": len(known),
         "found": sum(outcome.found for outcome in known),
@@ -236,9 +236,7 @@ def save(outcomes: dict[Fault, Outcome], sound: dict[str, str]) -> None:
         "tests_pass_without_faults": dict(sorted(sound.items())),
         "faults": [asdict(outcome) for outcome in known],
     }
-    beside = RESULT.with_suffix(f".{os.getpid()}.new")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    beside.replace(RESULT)
+    write_result(RESULT, content, machine())
 
 
 @cache

@@ -37,8 +37,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from record import write_result
+
 from clearseek.audit.evidence import Answer, Audit
-from clearseek.machine import describe
 
 RESULTS: Final = Path(__file__).parent / "results"
 CLASSES: Final[dict[Answer, str]] = {
@@ -215,9 +216,8 @@ def repositories(arguments: argparse.Namespace) -> None:
     print(json.dumps(summary, indent=1))
     out = arguments.out or RESULTS / "openness_repositories.json"
     kept = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"states": {}}
-    kept["machine"] = describe()
     kept["states"].setdefault(arguments.labels.stem, {})[arguments.state] = summary
-    out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    write_result(out, kept)
     if arguments.details:
         arguments.details.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -276,7 +276,7 @@ def ratings(arguments: argparse.Namespace) -> None:
     agree = sum(row["audit"] == row.get("index", row.get("tool")) for row in rows) / len(rows)
     print(f"agreement: {100 * agree:.0f} % of {len(rows)}")
     out = arguments.out or RESULTS / "openness_panel.json"
-    out.write_text(json.dumps({"agreement": agree, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write_result(out, {"agreement": agree, "rows": rows})
 
 
 def main() -> None:

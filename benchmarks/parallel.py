@@ -27,6 +27,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from record import write_result
+
 from benchmarks.layouts import prepare, recipe_of
 
 TOKENS = 2048
@@ -240,9 +242,9 @@ def main() -> None:
         return
     import torch
 
-    from clearseek.machine import describe, measure_matmul_rates
+    from clearseek.machine import measure_matmul_rates
 
-    found: dict[str, Any] = {"machine": describe(), "torch": torch.__version__, "load": os.getloadavg()}
+    found: dict[str, Any] = {"torch": torch.__version__, "load": os.getloadavg()}
     [peak] = measure_matmul_rates([torch.float32], seconds=1.0)
     found["peak_flops"] = peak
     with TemporaryDirectory() as place:
@@ -258,7 +260,7 @@ def main() -> None:
             found["threads"]["share_of_peak"] = [_share(2, each, peak) for each in found["threads"]["median_seconds"]]
     print(json.dumps(found, indent=1))
     if arguments.out:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_result(arguments.out, found)
 
 
 if __name__ == "__main__":

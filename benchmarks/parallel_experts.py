@@ -21,6 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from record import write_result
+
 SIZE = 4
 MODEL = {
     "vocab_size": 1024, "num_attention_heads": 4, "q_lora_rank": 64, "kv_lora_rank": 64, "qk_nope_head_dim": 32,
@@ -161,15 +163,14 @@ def main() -> None:
     import torch
 
     from clearseek.data.shards import prepare_data
-    from clearseek.machine import describe
 
     with TemporaryDirectory() as place:
         recipe = recipe_of("fp32", STEP, batch_size=32, micro_batch_size=8, lanes=4, steps=1000)
         prepare_data(recipe.data, recipe.model.vocab_size, Path(place) / "data")
         found = start(Path(place), sys.argv[1:])
-    result = {"machine": describe(), "torch": torch.__version__, "processes": SIZE, "measured": found}
+    result = {"torch": torch.__version__, "processes": SIZE, "measured": found}
     if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(arguments.out, result)
     print(json.dumps(found, indent=1))
 
 

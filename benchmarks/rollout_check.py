@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import write_result
 
 from clearseek.inference.request import Settings
-from clearseek.machine import describe
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.posttrain.grpo import PolicyOptimisation
 from clearseek.posttrain.methods import method_of
@@ -212,7 +212,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = (arguments.runs or Path(place)).resolve()
-        report: dict[str, Any] = {"what": __doc__.splitlines()[0], "machine": describe(), "cost": {}}
+        report: dict[str, Any] = {"what": __doc__.splitlines()[0], "cost": {}}
         for name, run in prepare(folder).items():
             task, policy, rounds = opened(run)
             for number in (rounds[0], rounds[-1]):
@@ -223,10 +223,10 @@ def main() -> None:
         report["cost"]["64 tokens, nothing shared"] = nothing_shared(folder, arguments.repeat)
         report["here"], report["avx2"] = judged(folder), elsewhere(folder)
         report["finds"] = {name: finds(Run(folder / f"policy-{name.split()[0]}")) for name in CASES}
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_result(arguments.out, report)
     for each in report["cost"].values():
         del each["turns"]
-    print(json.dumps({key: value for key, value in report.items() if key != "machine"}, indent=1))
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

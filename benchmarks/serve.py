@@ -10,7 +10,6 @@ where llama-cpp-python is installed.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import shutil
 import statistics
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from record import write_result
 
 from clearseek.config import ModelConfig
 from clearseek.counts import count_parameters
@@ -30,7 +30,6 @@ from clearseek.inference.engine import Rows
 from clearseek.inference.loops import Loops
 from clearseek.inference.packed import pack
 from clearseek.kernels import PAGE
-from clearseek.machine import describe
 from clearseek.model.transformer import DeepSeekModel
 
 RESULTS = Path(__file__).parent / "results"
@@ -253,8 +252,8 @@ def main() -> None:
     if own:
         told["share_of_bound"] = bound / own
         print(f"bound by reading {rate / 1e9:.1f} GB/s: {bound:.1f} ms; reached {bound / own:.0%}")
-    result = {"machine": describe(), "threads": arguments.threads, "model": MODEL, "bound": told, "times": found}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = {"threads": arguments.threads, "model": MODEL, "bound": told, "times": found}
+    write_result(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from record import write_result
 from turns import Side, Turns, add_options, best, by_turns, check_equal, rates, table
 
 RESULT = Path(__file__).parent / "results" / "sft_speed.json"
@@ -169,8 +170,6 @@ def main() -> None:
     arguments = parser.parse_args()
     import torch
 
-    from clearseek.machine import describe
-
     torch.set_num_threads(arguments.threads)
     sft = {"prompt": arguments.prompt, "answer": arguments.answer, "strip": arguments.strip or None,
            "too_long": "skip"}  # fmt: skip
@@ -184,11 +183,10 @@ def main() -> None:
     del settings["run"], settings["lines"]
     report |= {
         "what": __doc__.splitlines()[0],
-        "machine": describe(),
         "threads": arguments.threads,
         "settings": settings,
     }
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_result(arguments.out, report)
 
 
 if __name__ == "__main__":

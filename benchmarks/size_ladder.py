@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import write_result
 
 from clearseek.config import Recipe
 from clearseek.counts import count_parameters
@@ -144,9 +145,9 @@ def main() -> None:
                 print(f"{key}: {runs[key]['bpb']} bits per byte, {runs[key]['seconds']:,.0f} s", flush=True)
     asked = {key: runs[key] for key in runs if key.endswith(f" {arguments.tokens:g} tokens a parameter")}
     settings = {name: getattr(arguments, name) for name in ("rungs", "factors", "batches", "tokens", "threads")}
-    found = {"machine": describe() | {"threads": arguments.threads}, "settings": settings, "runs": asked}
+    found = {"settings": settings, "runs": asked}
     found |= fit(asked, arguments.rungs)
-    arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_result(arguments.out, found, describe() | {"threads": arguments.threads})
     for name, each in found["lines"].items():
         low, high = min(each["value_over_line"]), max(each["value_over_line"])
         print(f"{name} = {each['scale']:.4g} x active ^ {each['exponent']:.4f}; rungs at {low:.3f} to {high:.3f} of it")

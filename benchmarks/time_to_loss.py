@@ -35,6 +35,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from record import write_result
 from turns import Side
 
 from clearseek.data.shards import prepare_data
@@ -264,8 +265,7 @@ def report(record: Record, corpora: Sequence[str], arguments: argparse.Namespace
             bound = "at least " * ("at least" in each["bound"]) + "at most " * ("at most" in each["bound"])
             print(f"  ClearSeek is where {other} is {bound}{each['median']:.2f} times sooner ({low:.2f} to {high:.2f}; "
                   f"bar {each['bar']}: {'met' if each['met'] else 'missed'})")  # fmt: skip
-    whole = {"machine": describe() | {"threads": arguments.threads}, "date": time.strftime("%Y-%m-%d")} | found
-    arguments.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    write_result(arguments.out, found, describe() | {"threads": arguments.threads})
 
 
 def prepare(corpus: str, folder: Path, arguments: argparse.Namespace) -> str:

@@ -11,7 +11,6 @@ every pair of attention and expert implementation is tried first and the best is
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import time
@@ -23,10 +22,11 @@ from typing import Any
 
 import torch
 import transformers
+from record import write_result
 
 from clearseek.config import ModelConfig, OptimizerConfig
 from clearseek.counts import flops_per_token
-from clearseek.machine import describe, keep_heap, pick_precision
+from clearseek.machine import keep_heap, pick_precision
 from clearseek.model.transformer import DeepSeekModel
 from clearseek.ops.compiled import choose_kernels, use_kernels
 from clearseek.recipe import load_recipe
@@ -231,7 +231,7 @@ def main() -> None:
     dtype, rates = pick_precision(arguments.precision)
     name_of_type = "bf16" if dtype == torch.bfloat16 else "fp32"
     peak = rates[name_of_type]
-    report: dict[str, Any] = {"machine": describe(), "transformers": transformers.__version__,
+    report: dict[str, Any] = {"transformers": transformers.__version__,
                               "dtype": str(dtype), "matmul_peak_flops": peak,
                               "kernels": choose_kernels("auto", dtype, "cpu"), "results": {}}  # fmt: skip
     print(f"matmul peak {peak / 1e9:.0f} GFLOP/s in {dtype}; kernels {report['kernels']}")
@@ -247,7 +247,7 @@ def main() -> None:
             work = Work(config, 32, recipe.data.sequence_length, optimizer, dtype)
             report["results"][name] = compare(name, work, arguments.rounds, peak)
     out = arguments.out or RESULTS / f"train_speed-{name_of_type}.json"
-    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_result(out, report)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import time
 from math import comb
 from pathlib import Path
 
-from clearseek.machine import describe
+from record import write_result
+
 from clearseek.recipe import load_recipe
 from clearseek.release.make import make_release
 from clearseek.train.run import Run
@@ -64,7 +65,6 @@ def main() -> None:
         verified = time.perf_counter() - begun
     passed = sum(row.answer == "yes" for row in rows)
     report = {
-        "machine": describe(),
         "steps": arguments.steps,
         "segments": segments,
         "checked": arguments.checked,
@@ -75,8 +75,8 @@ def main() -> None:
         "checkpoint_bytes": size,
         "passed": f"{passed} of {len(rows)}",
     }
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({key: value for key, value in report.items() if key != "machine"}, indent=1))
+    write_result(arguments.out, report)
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

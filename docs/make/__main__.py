@@ -1,11 +1,11 @@
-"""``python -m docs.make``: write the generated parts of all pages, then build the site into ``site/``."""
+"""``python -m docs.make``: write generated parts and the benchmark book, then build the site into ``site/``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from docs.make.parts import write
+from docs.make.parts import ROOT, write
 from docs.make.site import build
 
 
@@ -14,7 +14,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.make", description=__doc__)
     parser.add_argument("--parts", action="store_true", help="write the generated parts, and build nothing")
     only_parts = parser.parse_args().parts
-    for page in write():
+    sys.path.append(str(ROOT / "benchmarks"))  # whose scripts import each other by their names
+    import book
+
+    for page in [*write(), *book.write()]:
         print(f"{page}: written anew")
     if only_parts:
         return 0
