@@ -100,7 +100,7 @@ def configuration() -> dict[str, Any]:
 def test_every_page_is_in_the_navigation_once() -> None:
     listed = [page for section in configuration()["nav"] for pages in section.values() for each in pages
               for page in each.values()]  # fmt: skip
-    assert sorted(listed) == sorted(PAGES), "name each page in the nav of mkdocs.yml"
+    assert sorted(listed) == sorted(map(site.place, PAGES.values())), "name each page in the nav of mkdocs.yml"
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
@@ -160,14 +160,16 @@ def test_links_to_sources_lead_to_pages_that_show_them() -> None:
 ```text
 [g](../README.md) [h](../clearseek/recipe.py)
 ```
-[i](../clearseek/model), [j](../benchmarks/results/load.json), ![k](pictures/loss.png)
+[i](../clearseek/model), [j](../benchmarks/results/load.json)
+![k](pictures/loss.png) [`l`](../README.md)
 """
-    assert site.relinked(text, ROOT / "docs", found.append).splitlines() == [
-        "[a](../clearseek/recipe.py.md) and [b](plan.md#x), `[c](d.py)` [e](https://example.org/f.py)",
+    assert site.relinked(text, ROOT / "docs" / "index.md", found.append).splitlines() == [
+        "[a](clearseek/recipe.py.md) and [b](docs/plan.md#x), `[c](d.py)` [e](https://example.org/f.py)",
         "```text",
         "[g](../README.md) [h](../clearseek/recipe.py)",
         "```",
-        "[i](../clearseek/model/index.md), [j](../benchmarks/results/load.json), ![k](pictures/loss.png)",
+        "[i](clearseek/model/index.md), [j](benchmarks/results/load.json)",
+        "![k](docs/pictures/loss.png) [`l`](repository.md)",
     ]
     names = ["clearseek/recipe.py", "clearseek/model", "benchmarks/results/load.json", "docs/pictures/loss.png"]
     assert found == [ROOT / name for name in names]
@@ -197,7 +199,7 @@ def shown(built: Path) -> dict[str, Html]:
 
 
 def on_the_site(page: str) -> str:
-    return re.sub(r"(^|/)README$", r"\1index", page.removesuffix(".md")) + ".html"
+    return site.place(ROOT / page).removesuffix(".md") + ".html"
 
 
 @pytest.mark.slow
