@@ -23,6 +23,7 @@ from clearseek.audit.checks import (
     licence,
     lineage,
     parameters,
+    scores,
     template,
     trajectory,
     weights,
@@ -36,7 +37,7 @@ from clearseek.signing.hashing import hash_files
 
 CHECKS: tuple[Callable[[Subject], Iterator[Row]], ...] = (
     files.rows, weights.rows, trajectory.rows, parameters.rows, context.rows, template.rows, licence.rows,
-    documents.rows, data.rows, code.rows, access.rows, cost.rows, evaluations.rows, lineage.rows,
+    documents.rows, data.rows, code.rows, access.rows, cost.rows, evaluations.rows, scores.rows, lineage.rows,
 )  # fmt: skip
 
 

@@ -98,7 +98,29 @@ class MemoryFact(_Fact):
     """Accelerators of 80 GB that hold them, a tenth of each left for caches."""
 
 
-Fact = LicenceFact | ComputeFact | PackagesFact | SummaryFact | RestrictionFact | MemoryFact
+@dataclass(frozen=True, slots=True)
+class ScoreFact(_Fact):
+    """A stated score on a benchmark whose number of questions is known."""
+
+    kind: ClassVar[str] = "score"
+    benchmark: str
+    questions: int
+    value: float
+    """Share of right answers, as stated."""
+    low: float
+    high: float
+    """95 % interval for the share over questions like these."""
+    one_answer: bool
+    """Whether one answer to each question can give the figure."""
+    model: str = ""
+    """Name of its row or column; empty for scores of the metadata."""
+    samples: int | None = None
+    """Answers to each question, where stated."""
+    file: str = ""
+    """File that states it."""
+
+
+Fact = LicenceFact | ComputeFact | PackagesFact | SummaryFact | RestrictionFact | MemoryFact | ScoreFact
 
 
 def licence_fact(licence: Licence, file: str = "") -> LicenceFact:

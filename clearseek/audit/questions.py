@@ -84,6 +84,7 @@ COST_PRICE = _impact("cost.price", "The cost that is stated is hours times a pri
 COST_ENERGY = _impact("cost.energy", "The energy or emissions of training are stated")
 BARRIERS_HARDWARE = _impact("barriers.hardware", "One accelerator of 80 GB holds the weights")
 CLAIMS_PROTOCOL = _impact("claims.protocol", "An outsider could repeat the evaluation")
+CLAIMS_SCORES = _impact("claims.scores", "The stated scores are enough to tell apart what they rank")
 LICENCE_UPSTREAM = _impact("licence.upstream", "What the licences of the bases ask of derived models is done")
 
 LINEAGE_PARENT = _technical("lineage.parent", "The weights that it was made from are named by their hash")

@@ -21,7 +21,7 @@ from clearseek.reading.markup import take_apart
 from clearseek.reading.parts import Block, Cell, Link, Parts, Sentence
 from clearseek.reading.withheld import withheld
 
-__all__ = ["Block", "Cell", "Document", "Link", "Sentence", "decode", "plain", "read_yaml", "shorten"]
+__all__ = ["Block", "Cell", "Document", "Link", "Sentence", "decode", "plain", "read_yaml", "read_yaml_list", "shorten"]
 LONGEST_BLOCK = 1_000_000
 """Characters of YAML that are read."""
 LONGEST_LINE = 4_000
@@ -147,20 +147,32 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
 
     Aliases are refused: a few lines of them stand for gigabytes.
     """
-    if len(text) > LONGEST_BLOCK:
-        raise UserError(f"{where}: its YAML is longer than {LONGEST_BLOCK:,} characters")
-    try:
-        content = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 2}" if error.problem_mark else ""
-        raise UserError(f"{where}{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{where}: not valid YAML: {shorten(' '.join(str(error).split()))}") from None
+    content = _load_yaml(text, where)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{where}: its YAML must be a mapping of names to values")
     return {str(name): value for name, value in content.items()}
+
+
+def read_yaml_list(text: str, where: str) -> list[Any]:
+    """A YAML list of plain values. Raises UserError as :func:`read_yaml` does."""
+    content = _load_yaml(text, where)
+    if not isinstance(content, list):
+        raise UserError(f"{where}: its YAML must be a list")
+    return content
+
+
+def _load_yaml(text: str, where: str) -> Any:
+    if len(text) > LONGEST_BLOCK:
+        raise UserError(f"{where}: its YAML is longer than {LONGEST_BLOCK:,} characters")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 2}" if error.problem_mark else ""
+        raise UserError(f"{where}{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{where}: not valid YAML: {shorten(' '.join(str(error).split()))}") from None
 
 
 class _Loader(yaml.SafeLoader):

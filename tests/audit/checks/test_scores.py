@@ -1,0 +1,78 @@
+"""What stated scores carry: never more is denied than no answers at all could give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clearseek.audit.checks.scores import rows
+from clearseek.audit.evidence import Row
+from clearseek.audit.facts import ScoreFact
+from clearseek.evaluate.comparison import mcnemar
+from clearseek.evaluate.statistics import exact_interval
+from clearseek.reading.source import Folder
+from clearseek.reading.subject import Subject
+
+
+def row_of(folder: Path, text: str) -> Row:
+    (folder / "README.md").write_text(f"# Foo-7B\n\nFoo-7B is a model.\n\n{text}", encoding="utf-8")
+    (row,) = rows(Subject(Folder(folder)))
+    return row
+
+
+def table(*figures: str, label: str = "AIME 2024") -> str:
+    names = ["Foo-7B", "Bar-7B", "Baz-7B"][: len(figures)]
+    return f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}\n| {label} | {' | '.join(figures)} |\n"
+
+
+def test_one_answer_each_can_be_told_apart_from_six_questions_on() -> None:
+    """The bound of the row: with five questions between two models no answers give p <= 0.05."""
+    assert min(mcnemar(5 + lost, lost) for lost in range(13)) > 0.05 >= mcnemar(6, 0)
+
+
+@pytest.mark.parametrize(
+    ("figures", "label", "answer"),
+    [
+        (("50.0", "46.7"), "AIME 2024", "partly"),  # one of 30 questions
+        (("80.0", "63.3"), "AIME 2024", "partly"),  # five of 30
+        (("80.0", "60.0"), "AIME 2024", "yes"),  # six of 30
+        (("7.1", "6.7"), "AIME 2024", "partly"),  # a tenth of a question, of means of several answers
+        (("7.1", "6.7"), "AIME 2024 (avg@64)", "partly"),
+        (("70.0", "63.0"), "AIME 2024 (avg@64)", "yes"),  # the worked example: 4.6 standard errors
+        (("79.8", "72.6"), "AIME 2024", "yes"),  # of how many answers is not stated: two questions may tell
+        (("97.2", "96.4"), "MATH-500", "partly"),
+        (("97.3", "96.4"), "MATH-500", "yes"),  # 97.3 is of several answers: nothing is denied
+        (("81.6", "80.6"), "GSM8K", "yes"),
+        (("88.59", "88.58"), "MMLU", "yes"),  # a mean over subjects, and 1.4 questions
+        (("50.0", "50.0"), "AIME 2024", "unknown"),  # not ranked
+        (("50.0",), "AIME 2024", "unknown"),
+        (("50.0", "20.0"), "AIME", "unknown"),  # of no known size
+        (("50.0", "46.7"), "Wordle", "not applicable"),
+    ],
+)
+def test_ranks_that_figures_carry(tmp_path: Path, figures: tuple[str, ...], label: str, answer: str) -> None:
+    row = row_of(tmp_path, table(*figures, label=label))
+    assert row.answer == answer, row.reason
+    assert row.answer != "no" and (row.evidence or row.answer in ("unknown", "not applicable"))
+
+
+def test_a_row_says_which_and_facts_have_intervals(tmp_path: Path) -> None:
+    row = row_of(tmp_path, table("50.0", "46.7", "20.0"))
+    assert "50.0 against 46.7 on the 30 questions of AIME 2024 (Foo-7B, Bar-7B)" in row.reason
+    assert "of 2 pairs next in rank 1 cannot" in row.reason and "Foo-7B's 50.0" in row.reason
+    fact = row.facts_of(ScoreFact)[0]
+    low, high = exact_interval(15, 30)
+    assert (fact.benchmark, fact.questions, fact.model, fact.one_answer) == ("AIME 2024", 30, "Foo-7B", True)
+    assert (fact.low, fact.high) == pytest.approx((low, high), abs=1e-4) and fact.file == "README.md"
+    several = row_of(tmp_path, table("55.5", "20.0"))
+    assert "1 not of one answer to each question" in several.reason and not several.facts_of(ScoreFact)[0].one_answer
+
+
+def test_results_in_files_are_shown_with_their_token(tmp_path: Path) -> None:
+    (tmp_path / ".eval_results").mkdir()
+    entry = "- dataset:\n    id: Idavidrein/gpqa\n    task_id: gpqa_diamond\n  value: 41.9\n  verifyToken: abc\n"
+    (tmp_path / ".eval_results" / "gpqa.yaml").write_text(entry)
+    row = row_of(tmp_path, "Text.")
+    assert row.answer == "unknown" and row.tells and "41.9 on GPQA Diamond" in row.reason
+    assert "1 with a verifyToken, which only Hugging Face can check" in row.reason
