@@ -274,8 +274,9 @@ def weigh_rows(logits_WV: Logits, row_C: Whole, token_C: Whole) -> tuple[Numbers
         launch.run([launch.Call("draws.weigh", len(row_C), *found)], threads)
     else:
         for row in np.unique(row_C):
-            of = row_C == row
-            logp[of], first[of] = log_probabilities(logits_WV[row])[token_C[of]], logits_WV[row].argmax()
+            of, logits_V = row_C == row, logits_WV[row]
+            first[of] = logits_V.argmax()
+            logp[of] = log_probabilities(logits_V)[token_C[of]] if np.isfinite(logits_V.max()) else np.nan
     if np.isnan(logp).any():
         raise UserError(_NOT_FINITE)
     return logp, first == token_C

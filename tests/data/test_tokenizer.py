@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from clearseek.config import DataConfig
 from clearseek.data import tokenizer as module
 from clearseek.data.sources import open_source
-from clearseek.data.tokenizer import SMALLEST_VOCABULARY, SPECIAL_TOKENS, Tokenizer, train
+from clearseek.data.tokenizer import EOS, SMALLEST_VOCABULARY, SPECIAL_TOKENS, Tokenizer, train
 from clearseek.errors import UserError
 
 TEXTS = [f"def function_{n}(x):\n    return x + {n * 37}  # the {n}th function\n\n" for n in range(300)]
@@ -59,6 +59,13 @@ def test_special_ids_decode_to_their_names_and_control_can_be_left_out() -> None
     ids = [0, *TOKENIZER.encode("a"), TOKENIZER.id_of("</think>"), 1]
     assert TOKENIZER.decode(ids) == "<｜begin▁of▁sentence｜>a</think><｜end▁of▁sentence｜>"
     assert TOKENIZER.decode(ids, skip_control=True) == "a</think>"
+
+
+def test_only_marked_texts_have_special_tokens() -> None:
+    text, tokenizer = f"a{EOS}b<｜User｜>", TOKENIZER
+    a, b = tokenizer.encode("a"), tokenizer.encode("b")
+    assert tokenizer.encode_marked([text, ""]) == [[*a, tokenizer.eos_id, *b, tokenizer.id_of("<｜User｜>")], []]
+    assert tokenizer.eos_id not in tokenizer.encode(text)
 
 
 def test_splits_as_deepseek_does() -> None:

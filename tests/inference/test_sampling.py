@@ -18,7 +18,7 @@ from torch import Tensor
 from clearseek.errors import UserError
 from clearseek.inference.engine import Engine, Rows
 from clearseek.inference.request import Request, Settings
-from clearseek.inference.sampling import Logits, adjusted, draws, likeliest, log_probabilities, noise, pick
+from clearseek.inference.sampling import Logits, adjusted, draws, likeliest, log_probabilities, noise, pick, weigh_rows
 from clearseek.kernels import PAGE, launch
 
 LOGITS = np.array([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -3.0, 1.5], dtype=np.float32)
@@ -226,6 +226,32 @@ def test_without_penalties_logits_are_not_copied() -> None:
 def test_log_probabilities_are_of_the_unchanged_logits() -> None:
     expected = LOGITS.astype(np.float64) - np.log(np.exp(LOGITS.astype(np.float64)).sum())
     assert np.allclose(log_probabilities(LOGITS), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("numba", [True, False])
+def test_tokens_are_weighed_as_their_rows_say(numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows may be named in any order and left out; of equal largest logits the first is the likeliest."""
+    if not numba:
+        monkeypatch.setattr(launch, "unavailable", lambda: "left out")
+    logits = np.random.default_rng(1).normal(size=(5, 3001)).astype(np.float32)
+    logits[3, [7, 8]] = 9
+    rows, tokens = np.array([3, 3, 3, 0, 4, 4, 0]), np.array([8, 7, 0, 5, 3000, int(logits[4].argmax()), 5])
+    logp, likeliest = weigh_rows(logits, rows, tokens)
+    assert logp.tolist() == [log_probabilities(logits[row])[token] for row, token in zip(rows, tokens, strict=True)]
+    assert likeliest.tolist() == [False, True, False, False, False, True, False]
+
+
+@pytest.mark.parametrize("numba", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rows_that_are_not_finite_are_refused(value: float, numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not numba:
+        monkeypatch.setattr(launch, "unavailable", lambda: "left out")
+    for place in (0, 1, 9):
+        logits = np.zeros((2, 10), dtype=np.float32)
+        logits[1, place] = value
+        assert weigh_rows(logits, np.array([0]), np.array([3]))[0][0] == pytest.approx(-np.log(10))
+        with pytest.raises(UserError, match="not finite"):
+            weigh_rows(logits, np.array([1]), np.array([3]))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")])
