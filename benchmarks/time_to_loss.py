@@ -213,8 +213,8 @@ def _bits(value: float | None) -> str:
 
 def curve(found: Mapping[str, Any], seed: int) -> list[tuple[float, float]]:
     """Seconds and bits per byte of a contender's runs from a seed, the shortest first."""
-    runs = [run for run in found["runs"].values() if run["seed"] == seed]
-    return sorted((run["seconds"], math.inf if run["bpb"] is None else run["bpb"]) for run in runs)
+    runs = sorted((run for run in found["runs"].values() if run["seed"] == seed), key=lambda run: run["share"])
+    return [(run["seconds"], math.inf if run["bpb"] is None else run["bpb"]) for run in runs]
 
 
 def reached(points: Sequence[tuple[float, float]], target: float) -> tuple[float, bool]:

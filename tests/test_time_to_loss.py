@@ -33,7 +33,7 @@ def test_a_target_is_read_off_straight_lines_over_the_logarithm_of_seconds(load:
 
 def test_the_worse_ones_end_is_the_target(load: Any) -> None:
     def runs(points: list[tuple[float, float]]) -> dict[str, Any]:
-        return {"runs": {str(s): {"seconds": s, "bpb": bits, "seed": 1} for s, bits in points}}
+        return {"runs": {str(s): {"seconds": s, "bpb": bits, "seed": 1, "share": s} for s, bits in points}}
 
     compare = load("time_to_loss").compare
     better, worse = [(10.0, 2.6), (20.0, 2.0), (40.0, 1.9)], POINTS
