@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write_result
 
 from clearseek.config import Recipe
 from clearseek.counts import count_parameters
 from clearseek.data.shards import prepare_data
+from clearseek.evaluate.bits import bits_per_byte, window_count
 from clearseek.files import write_atomic
 from clearseek.machine import describe
 from clearseek.recipe import load_recipe
@@ -59,8 +59,8 @@ def recipe_of(layers: int, batch: int, factor: float, tokens_per_parameter: floa
     return Recipe.model_validate(raw)
 
 
-def train(recipe: Recipe, data: Path, setup: Setup) -> dict[str, Any]:
-    """Train, and measure on all held-out windows."""
+def train(recipe: Recipe, data: Path, setup: Setup, windows: int) -> dict[str, Any]:
+    """Train, and measure on so many held-out windows, spread evenly."""
     task = PreTraining(recipe, data, checked=True)
     training, began = Training(recipe, task, setup), time.perf_counter()
     count, finite = count_parameters(recipe.model), True
@@ -70,7 +70,11 @@ def train(recipe: Recipe, data: Path, setup: Setup) -> dict[str, Any]:
     except NotFiniteError:
         finite = False
     seconds = time.perf_counter() - began
-    bits = task.evaluate(training.model, recipe.train.steps)["held_out_bpb"] if finite else None
+    bits, held_out, length = None, task.held_out, recipe.data.sequence_length
+    if finite and held_out is not None:
+        every = window_count(len(held_out), length)
+        some = np.linspace(0, every - 1, min(every, windows)).astype(int).tolist()
+        bits = bits_per_byte(training.model, held_out, held_out.manifest.heldout.bytes, length, some)
     return {"active": count.activated_without_embedding, "parameters": count.total, "steps": recipe.train.steps,
             "seconds": seconds, "bpb": bits}  # fmt: skip
 
@@ -122,6 +126,7 @@ def main() -> None:
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--tokens", type=float, default=4.0, help="training tokens for each active parameter")
+    parser.add_argument("--windows", type=int, default=1024, help="held-out windows, spread evenly")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -140,14 +145,18 @@ def main() -> None:
                 key = f"{layers} layers, batch {batch}, rates x {factor:g}, {arguments.tokens:g} tokens a parameter"
                 if key not in runs:
                     recipe = recipe_of(layers, batch, factor, arguments.tokens, arguments.threads)
-                    runs[key] = {"layers": layers, "batch": batch, "factor": factor} | train(recipe, data, setup)
+                    runs[key] = {"layers": layers, "batch": batch, "factor": factor} | train(
+                        recipe, data, setup, arguments.windows
+                    )
                     write_atomic(kept, json.dumps(runs, indent=1).encode())
                 print(f"{key}: {runs[key]['bpb']} bits per byte, {runs[key]['seconds']:,.0f} s", flush=True)
     asked = {key: runs[key] for key in runs if key.endswith(f" {arguments.tokens:g} tokens a parameter")}
-    settings = {name: getattr(arguments, name) for name in ("rungs", "factors", "batches", "tokens", "threads")}
-    found = {"settings": settings, "runs": asked}
+    settings = {
+        name: getattr(arguments, name) for name in ("rungs", "factors", "batches", "tokens", "windows", "threads")
+    }
+    found = {"machine": describe() | {"threads": arguments.threads}, "settings": settings, "runs": asked}
     found |= fit(asked, arguments.rungs)
-    write_result(arguments.out, found, describe() | {"threads": arguments.threads})
+    arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name, each in found["lines"].items():
         low, high = min(each["value_over_line"]), max(each["value_over_line"])
         print(f"{name} = {each['scale']:.4g} x active ^ {each['exponent']:.4f}; rungs at {low:.3f} to {high:.3f} of it")

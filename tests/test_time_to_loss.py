@@ -102,3 +102,17 @@ def test_its_matrices_take_pytorchs_muon_step(load: Any) -> None:
     for first, copy, (name, each) in zip(before, theirs, matrices, strict=True):
         apart = (each - copy).norm() / (copy - first).norm()
         assert apart < 0.05, name  # five steps in BF16, of one matrix and of several at once
+
+
+def test_a_ladder_finds_the_lowest_point_and_the_line_that_is_there(load: Any) -> None:
+    ladder = load("size_ladder")
+    factors = (0.5, 1.0, 2.0, 4.0)
+    found = ladder.lowest([(f, 2.0 + (math.log(f) - math.log(1.4)) ** 2) for f in factors])
+    assert found == (pytest.approx(1.4), pytest.approx(2.0), True)
+    assert ladder.lowest([(f, f) for f in factors]) == (0.5, 0.5, False)
+    active = [1e5, 3e5, 1e6, 4e6]
+    line = ladder.line(active, [7.0 * n**-0.25 for n in active])
+    assert line["exponent"] == pytest.approx(-0.25) and line["scale"] == pytest.approx(7.0)
+    assert line["value_over_line"] == pytest.approx([1.0] * 4)
+    quickstart = load_recipe("quickstart").model.model_dump()
+    assert quickstart == quickstart | ladder.dimensions(6)
