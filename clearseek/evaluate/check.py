@@ -21,7 +21,7 @@ from clearseek.evaluate.evaluation import asking_of, bits, recorded, settings_of
 from clearseek.evaluate.records import Head, Index, Record, read_index, read_records
 from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.scores import summary
-from clearseek.evaluate.tasks import Asking, NotHereError, Task, rebuild
+from clearseek.evaluate.tasks import HARNESS, Asking, NotHereError, Task, rebuild
 from clearseek.files import sha256_file
 from clearseek.inference.text import Bytes, Text
 
@@ -133,7 +133,9 @@ def _faults_of(
 
 
 def task_of(head: Head, here: dict[str, Any]) -> tuple[Task, Asking]:
-    """The task that a file is of, with what was asked."""
+    """The task that a file is of, with what was asked. Raises as :func:`clearseek.evaluate.tasks.rebuild` does."""
+    if head.task.startswith(HARNESS):
+        raise NotHereError(f"{head.task}: asked and scored by lm-evaluation-harness, which is not run again here")
     asking = asking_of(head, **here)
     return rebuild(head, asking), asking
 

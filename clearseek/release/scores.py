@@ -18,6 +18,7 @@ import yaml
 
 from clearseek.evaluate.records import Head
 from clearseek.evaluate.scores import BITS
+from clearseek.evaluate.tasks import HARNESS
 from clearseek.program import command
 from clearseek.release.evaluations import Carried
 
@@ -92,6 +93,8 @@ def again(each: Carried, model: str) -> list[str]:
 
 def _task(name: str, own: Any) -> str:
     """A task with its options as the command line takes them."""
+    if name.startswith(HARNESS):
+        return name
     chosen = {key: value for key, value in own.items() if (name, key) not in _FOUND}
     words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in chosen.items()}
     options = ",".join(f"{key}={value}" for key, value in words.items())
@@ -104,7 +107,14 @@ _FOUND: Final = frozenset((("bits-per-byte", "text"), ("bits-per-byte", "sha256"
 
 def _options(head: Head) -> Iterator[str]:
     settings = head.settings
-    yield from ("--questions", str(settings["questions"]), "--seed", str(settings["seed"]))
+    if settings.get("questions") is not None:
+        yield from ("--questions", str(settings["questions"]))
+    if head.task.startswith(HARNESS):
+        own: Any = settings["own"]
+        yield from ("--few-shot", str(own["num_fewshot"])) * (own["num_fewshot"] is not None)
+        yield from ("--template", "chat") * bool(own["chat"])
+    else:
+        yield from ("--seed", str(settings["seed"]))
     if "temperature" in settings:
         yield from ("--samples", str(head.samples)) * (head.samples > 1)
         yield from ("--temperature", str(settings["temperature"])) * (settings["temperature"] != 0)
@@ -138,7 +148,7 @@ def _result(task: str, head: Head, said: Mapping[str, Any]) -> dict[str, Any]:
     else:  # a data set is asked for, and questions that a generator makes are in none
         slug = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in task)
         dataset = {"type": f"clearseek-{slug}", "name": f"{task}, version {head.version} (ClearSeek)"}
-    asked = {name: value for name, value in head.settings.items() if name != "stops"}
+    asked = {name: value for name, value in head.settings.items() if name not in ("stops", "task")}
     dataset["args"] = {"version": head.version, "samples": head.samples, **asked}
     kind = "bits_per_byte" if said["unit"] == BITS else "accuracy" if "right" in said else "mean_reward"
     metric = {"type": kind, "value": said["score"], "name": _measured(said)}

@@ -137,9 +137,10 @@ def test_the_command_refuses_before_it_writes(run: Run, tmp_path: Path, capsys: 
 
 def scored(task: str, questions: int = 1319, missing: int = 0, right: int = 600) -> Carried:
     """An evaluation of a task that is not asked here."""
+    own = {"num_fewshot": 5, "chat": True, "generation": {}}
+    settings = {"questions": questions, "version": "3", "metric": "exact_match", "own": own, "task": {"doc": "long"}}
     head = Head(
-        task=task, version=1, settings={"questions": questions, "seed": 0, "own": {}, "temperature": 0.0,
-                                        "template": "plain", "stops": ["\n"]},
+        task=task, version=1, settings=settings,
         model={"name": "run"}, environment={"weights stored as": "F32"}, questions=questions,
     )  # fmt: skip
     said: dict[str, Any] = {
@@ -179,6 +180,17 @@ def test_only_registered_benchmarks_go_to_the_hubs_leaderboards() -> None:
     for other in (part, some, scored("harness:arc_easy"), scored("addition")):
         assert hub_results([other]) == {}, "of a part of the questions, or of no registered benchmark"
     assert {each.id for each in BENCHMARKS.values()} <= {"openai/gsm8k", "Idavidrein/gpqa", "TIGER-Lab/MMLU-Pro"}
+
+
+def test_tasks_of_the_harness_are_carried_with_their_command() -> None:
+    carried = scored("harness:gsm8k", 256, right=100)
+    (command,) = again(carried, "Tiny")
+    assert command.endswith(
+        "evaluate Tiny --tasks harness:gsm8k --questions 256 --few-shot 5 --template chat --out evaluations/records"
+    )
+    (index,) = model_index("Tiny", [carried])
+    assert index["results"][0]["dataset"]["type"] == "openai/gsm8k"
+    assert "task" not in index["results"][0]["dataset"]["args"]
 
 
 def test_the_table_and_the_command_say_what_was_asked(run: Run, tmp_path: Path) -> None:

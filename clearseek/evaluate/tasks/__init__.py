@@ -7,7 +7,7 @@ whoever has the settings.
 
 from __future__ import annotations
 
-from clearseek.evaluate.tasks.registry import BUILDERS, DEFAULT, build, rebuild
+from clearseek.evaluate.tasks.registry import BUILDERS, DEFAULT, HARNESS, build, rebuild
 from clearseek.evaluate.tasks.task import Asking, NotHereError, Question, Task
 
-__all__ = ["BUILDERS", "DEFAULT", "Asking", "NotHereError", "Question", "Task", "build", "rebuild"]
+__all__ = ["BUILDERS", "DEFAULT", "HARNESS", "Asking", "NotHereError", "Question", "Task", "build", "rebuild"]

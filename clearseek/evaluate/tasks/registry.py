@@ -29,6 +29,8 @@ BUILDERS: dict[str, Callable[..., Task]] = {
 """How each task is made, from what is asked and from its own options."""
 DEFAULT = ("bits-per-byte", "addition", "sums", "countdown", "copying", "induction", "python")
 """Tasks that need nothing that is not here."""
+HARNESS = "harness:"
+"""Begins the names of the tasks of lm-evaluation-harness."""
 
 
 def build(wanted: str, asking: Asking) -> Task:
