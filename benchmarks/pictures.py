@@ -249,6 +249,15 @@ DRAWN: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
+def draw(name: str, folder: Path) -> None:
+    """Draw one picture, in few colours."""
+    file = folder / f"{name}.png"
+    DRAWN[name](file)
+    with Image.open(file) as drawn:
+        few = drawn.convert("RGB").quantize(COLOURS)
+    few.save(file, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pictures", nargs="*", metavar="PICTURE", help=f"of {', '.join(DRAWN)}; all, unless said")
@@ -257,11 +266,7 @@ def main() -> None:
     if wrong := [name for name in arguments.pictures if name not in DRAWN]:
         parser.error(f"no picture {wrong[0]!r}: use {', '.join(DRAWN)}")
     for name in arguments.pictures or DRAWN:
-        file = arguments.out / f"{name}.png"
-        DRAWN[name](file)
-        with Image.open(file) as drawn:
-            few = drawn.convert("RGB").quantize(COLOURS)
-        few.save(file, optimize=True)
+        draw(name, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The tour as its reader walks it: the commands of ``docs/tour.md``, in order, in one new folder; seconds of each.
 
 ``python benchmarks/tour.py FOLDER`` runs them with the ClearSeek of this Python and writes the seconds of each, and
-the last line that it printed, to ``benchmarks/results/tour.json``.
+its last lines, to ``benchmarks/results/tour.json``.
 ``tests/test_tour.py`` runs the same with smaller settings.
 """
 
@@ -22,6 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tour.md"
 RESULT = ROOT / "benchmarks" / "results" / "tour.json"
+LAST = 6
+"""Lines that are kept of what a command printed."""
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.S | re.M)
 
 
@@ -84,7 +86,8 @@ def main() -> None:
     if walked[-1]["exit_code"]:
         sys.exit(f"{walked[-1]['command']}: exit code {walked[-1]['exit_code']}\n{walked[-1]['errors']}")
     rows = [
-        {"command": each["command"], "seconds": each["seconds"], "last line": each["printed"][-1:]} for each in walked
+        {"command": each["command"], "seconds": each["seconds"], "last lines": each["printed"][-LAST:]}
+        for each in walked
     ]
     report = {"machine": describe(), "seconds": round(sum(each["seconds"] for each in walked), 1), "commands": rows}
     RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

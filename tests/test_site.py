@@ -146,7 +146,10 @@ def test_pictures_are_what_their_results_give(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(loss_gap, "PICTURES", tmp_path)
     learning.draw(json.loads(learning.RESULT.read_text(encoding="utf-8")), tmp_path / "learning.png")
     loss_gap.draw(json.loads(loss_gap.RESULT.read_text(encoding="utf-8"))["runs"])
-    for name in ("learning.png", "fp8-loss-gap.png"):
+    ideas = import_module("pictures")
+    for name in ideas.DRAWN:
+        ideas.draw(name, tmp_path)
+    for name in ("learning.png", "fp8-loss-gap.png", *(f"{name}.png" for name in ideas.DRAWN)):
         drawn, kept = imread(tmp_path / name), imread(ROOT / "docs" / "pictures" / name)
         assert drawn.shape == kept.shape and abs(drawn - kept).mean() < 0.02, name
 

@@ -15,7 +15,7 @@ def main() -> int:
     parser.add_argument("--parts", action="store_true", help="write the generated parts, and build nothing")
     only_parts = parser.parse_args().parts
     sys.path.append(str(ROOT / "benchmarks"))  # whose scripts import each other by their names
-    import book
+    import book  # type: ignore[import-not-found]
 
     for page in [*write(), *book.write()]:
         print(f"{page}: written anew")
