@@ -24,14 +24,20 @@ PAGE = ROOT / "docs" / "tour.md"
 RESULT = ROOT / "benchmarks" / "results" / "tour.json"
 LAST = 6
 """Lines that are kept of what a command printed."""
-BLOCK = re.compile(r"^```console\n(.*?)^```$", re.S | re.M)
+BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.S | re.M)
+INSTALLED = "\n## 2. "
+"""Where the installation is behind."""
 
 
 def commands() -> list[tuple[str, list[str]]]:
     """Commands of the page after the installation, each with the lines that are shown below it."""
-    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-    parts = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
-    return [(command, shown) for command, *shown in (part.splitlines() for part in parts)]
+    found: list[tuple[str, list[str]]] = []
+    for language, content in BLOCK.findall(PAGE.read_text(encoding="utf-8").partition(INSTALLED)[2]):
+        if language == "sh":
+            found += [(line, []) for line in content.splitlines()]
+        else:
+            found[-1][1].extend(content.splitlines())
+    return found
 
 
 def walk(folder: Path, changed: Callable[[str], str] = str) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def test_python_runs(page: str, desk: Path) -> None:
     exec(compile(code, page, "exec"), {"__name__": page})
 
 
-@pytest.mark.parametrize("page", [page for page in pages_with("console") if page != "docs/tour.md"])  # test_tour.py
+@pytest.mark.parametrize("page", pages_with("console"))
 def test_console_shows_what_is_printed(page: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(page, "console"):
         for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
