@@ -7,7 +7,7 @@
 * ``grades``: rows of an audit by grade, of an export, of the release of the same run, and of that release verified
   (``--run RUN --release RELEASE``: a run, and what ``clearseek release`` made of it).
 
-``python benchmarks/ideas.py all --folder FOLDER`` writes ``benchmarks/results/ideas.json``, which
+``python benchmarks/ideas.py all --folder FOLDER`` writes ``benchmarks/results/idea_*.json``, which
 ``python benchmarks/pictures.py`` draws.
 """
 
@@ -18,12 +18,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-RESULT = Path(__file__).parent / "results" / "ideas.json"
+RESULTS = Path(__file__).parent / "results"
 ARMS = {"bias": (0.01, 0.0), "auxiliary loss": (0.0, 1e-2), "neither": (0.0, 0.0)}
 """Speed of the bias and weight of the sequence-wise loss."""
 SEED = 0
+LAST = 50
+"""Steps at the end over which a load is averaged."""
 KINDS: dict[str, Callable[[str], bool]] = {
     "lower case": str.islower, "upper case": str.isupper, "digit": str.isdigit, "space": " ".__eq__,
     "line end": "\n".__eq__, "underscore": "_".__eq__, "bracket": "()[]{}".__contains__, "quote": "'\"".__contains__,
@@ -41,7 +44,7 @@ def balance(arguments: argparse.Namespace) -> dict[str, Any]:
     from clearseek.train.session import train_recipe
     from clearseek.train.transcript import check_transcript
 
-    found: dict[str, Any] = {}
+    arms: dict[str, Any] = {}
     for name, (speed, weight) in ARMS.items():
         run = Run(arguments.folder / name.replace(" ", "-"))
         recipe = load_recipe("ladder-base", [
@@ -53,9 +56,10 @@ def balance(arguments: argparse.Namespace) -> dict[str, Any]:
         lines = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         busiest = {line["step"]: sum(line["balance"]) / len(line["balance"]) for line in lines}
         held_out = check_transcript(run.root / "transcript.jsonl").steps[-1].scalars["held_out_bpb"]
-        found[name] = {"speed": speed, "weight": weight, "held_out_bpb": round(held_out, 4),
-                       "busiest": [round(busiest[step], 4) for step in sorted(busiest)]}  # fmt: skip
-    return found
+        arms[name] = {"speed": speed, "weight": weight, "held_out_bpb": round(held_out, 4),
+                      "busiest_at_the_end": round(fmean(busiest[step] for step in sorted(busiest)[-LAST:]), 4),
+                      "busiest": [round(busiest[step], 4) for step in sorted(busiest)]}  # fmt: skip
+    return {"arms": arms}
 
 
 def experts(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -142,11 +146,8 @@ def grades(arguments: argparse.Namespace) -> dict[str, Any]:
     read = {row.id: row for row in audit_release(arguments.release)}
     verified = verify_release(arguments.release, levels=(0, 1, 2, 3, 4, 5), nonce="a picture for the page of evidence")
     again = {row.id: row for row in verified.rows}  # those that records bear on, and those of the verification
-    return {
-        "export": _by_grade(audit_release(export)),
-        "release": _by_grade(read.values()),
-        "release, verified": _by_grade((read | again).values()),
-    }
+    rows = {"export": audit_release(export), "release": read.values(), "release, verified": (read | again).values()}
+    return {"rows": {name: _by_grade(each) for name, each in rows.items()}}
 
 
 def _by_grade(rows: Iterable[Any]) -> dict[str, int]:
@@ -169,11 +170,8 @@ def main() -> None:
     from clearseek.machine import describe
 
     for name in MEASURED if arguments.what == "all" else [arguments.what]:
-        found = MEASURED[name](arguments)
-        report = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
-        report[name] = found
-        report["machine"] = describe()
-        RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        found = {"machine": describe()} | MEASURED[name](arguments)
+        (RESULTS / f"idea_{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(name, json.dumps(found)[:2000])
 
 

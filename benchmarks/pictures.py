@@ -6,12 +6,12 @@
 |---|---|
 | ``mla-cache.png`` | the dimensions of V3; formulas of the DeepSeek-V2 report, table 1 |
 | ``experts-counts.png`` | the dimensions of the shipped recipes |
-| ``experts-kinds.png`` | ``ideas.json``: ``experts`` |
-| ``balance.png`` | ``ideas.json``: ``balance`` |
+| ``experts-kinds.png`` | ``idea_experts.json`` |
+| ``balance.png`` | ``idea_balance.json`` |
 | ``mtp-drafts.png`` | ``generate.json``, ``generate_deep.json`` |
-| ``fp8-outliers.png`` | ``ideas.json``: ``fp8`` |
+| ``fp8-outliers.png`` | ``idea_fp8.json`` |
 | ``grpo.png`` | ``learning.json`` |
-| ``evidence.png`` | ``ideas.json``: ``grades`` |
+| ``evidence.png`` | ``idea_grades.json`` |
 | ``verification.png`` | arithmetic |
 | ``cost.png`` | the published runs that ``clearseek plan --published`` lists |
 """
@@ -97,7 +97,7 @@ def experts_counts(out: Path) -> None:
 
 def experts_kinds(out: Path) -> None:
     """Share of a kind's visits that each expert gets."""
-    found = result("ideas")["experts"]
+    found = result("idea_experts")
     names = list(found["shares"])
     shares = np.array([found["shares"][name] for name in names])
     with figure_in(out, 7.5, 3.2) as figure:
@@ -111,7 +111,7 @@ def experts_kinds(out: Path) -> None:
 
 def balance(out: Path) -> None:
     """Busiest expert over the mean, step by step."""
-    found = result("ideas")["balance"]
+    found = result("idea_balance")["arms"]
     labels = {"bias": "moving biases", "auxiliary loss": "auxiliary loss", "neither": "neither"}
     with figure_in(out, 7.0, 3.2) as figure:
         axes = figure.add_subplot()
@@ -147,7 +147,7 @@ def mtp_drafts(out: Path) -> None:
 
 def fp8_outliers(out: Path) -> None:
     """Error of the numbers beside an outlier."""
-    found = result("ideas")["fp8"]
+    found = result("idea_fp8")
     lines = {"tensor": ("one scale a tensor", ORANGE), "block": ("a scale for 128 x 128", GREEN),
              "tile": ("a scale for 1 x 128", BLUE), "BF16": ("BF16, no scale", GREY)}  # fmt: skip
     with figure_in(out, 7.0, 3.2) as figure:
@@ -182,7 +182,7 @@ def grpo(out: Path) -> None:
 
 def evidence(out: Path) -> None:
     """Rows of an audit that were answered with yes, by grade."""
-    found = result("ideas")["grades"]
+    found = result("idea_grades")["rows"]
     names = [f"E{grade}" for grade in range(1, 6)]
     colours = ("#D9D9D9", "#B3CDE3", "#6BAED6", BLUE, ORANGE)
     with figure_in(out, 7.5, 2.4) as figure:

@@ -1,8 +1,7 @@
 """The tour as its reader walks it: the commands of ``docs/tour.md``, in order, in one new folder; seconds of each.
 
-``python benchmarks/tour.py FOLDER`` runs them with the ClearSeek of this Python and writes the seconds of each, and
-its last lines, to ``benchmarks/results/tour.json``.
-``tests/test_tour.py`` runs the same with smaller settings.
+``python benchmarks/tour.py FOLDER`` runs them with the ClearSeek of this Python and prints the seconds of each;
+``--out FILE`` writes them, and the last lines of each, as JSON. ``tests/test_tour.py`` runs the same with less to do.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tour.md"
-RESULT = ROOT / "benchmarks" / "results" / "tour.json"
 LAST = 6
 """Lines that are kept of what a command printed."""
 BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.S | re.M)
@@ -83,6 +81,7 @@ def walk(folder: Path, changed: Callable[[str], str] = str) -> list[dict[str, An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     from clearseek.machine import describe
 
@@ -91,12 +90,14 @@ def main() -> None:
         print(f"{each['seconds']:7.1f} s  {each['command'][:100]}")
     if walked[-1]["exit_code"]:
         sys.exit(f"{walked[-1]['command']}: exit code {walked[-1]['exit_code']}\n{walked[-1]['errors']}")
-    rows = [
-        {"command": each["command"], "seconds": each["seconds"], "last lines": each["printed"][-LAST:]}
-        for each in walked
-    ]
-    report = {"machine": describe(), "seconds": round(sum(each["seconds"] for each in walked), 1), "commands": rows}
-    RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"{sum(each['seconds'] for each in walked):7.1f} s  in all")
+    if arguments.out is not None:
+        rows = [
+            {"command": each["command"], "seconds": each["seconds"], "last lines": each["printed"][-LAST:]}
+            for each in walked
+        ]
+        report = {"machine": describe(), "commands": rows}
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
