@@ -13,8 +13,6 @@ from clearseek.cli.exits import INTERRUPTED
 from clearseek.cli.models import STORED
 from clearseek.cores import default_threads, sharing_cores
 from clearseek.errors import UserError
-from clearseek.files import reading
-from clearseek.interrupts import stop_on_signal
 
 if TYPE_CHECKING:
     from clearseek.evaluate.answerers import Answerer
@@ -72,6 +70,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from clearseek.evaluate.evaluation import StoppedError
     from clearseek.evaluate.scores import read_scores, versus
+    from clearseek.interrupts import stop_on_signal
 
     asked: list[bool] = []
     if arguments.against is not None:
@@ -190,6 +189,8 @@ def _asking(arguments: argparse.Namespace, name: str) -> Asking:
 
 def _texts(arguments: argparse.Namespace, name: str) -> list[tuple[str, str]]:
     """Texts to read: those that are given, or what a run or release held out."""
+    from clearseek.files import reading
+
     held_out = Path(name) / "data" / "heldout.txt"
     files = [*arguments.text] or [held_out] * (not _is_address(name) and held_out.is_file())
     texts = []
