@@ -144,6 +144,7 @@ def read_figures(content: Any, entry: Mapping[str, Any]) -> Iterator[Figure]:
         )  # fmt: skip
 
 
+_SLICE = re.compile(r"\[(-?\d*):?(-?\d*)\]")
 _OTHERS = ("over", "turns", "turns_over", "range", "own", "peer", "least", "most")
 
 
@@ -160,21 +161,22 @@ def find(content: Any, path: list[Any]) -> Iterator[tuple[tuple[str, ...], Any]]
     """Yield what a path leads to, with the names that filled its stars.
 
     A step is a key or an index; ``*`` is every one of them; a list of keys each of those; ``[]`` collects what the rest
-    of the path gives of each item of a list.
+    of the path gives of each item of a list, ``[-50:]`` of the items of a slice.
     """
     if not path:
         yield (), content
         return
     step, rest = path[0], path[1:]
-    if step == "[]":
-        yield (), [_one(item, rest) for item in content]
+    if isinstance(step, str) and (part := _SLICE.fullmatch(step)):
+        start, stop = (int(each) if each else None for each in (part[1], part[2]))
+        yield (), [_one(item, rest) for item in content[start:stop]]
     elif step == "*" or isinstance(step, list):
         every = content if isinstance(content, dict) else {str(i): item for i, item in enumerate(content)}
         for key in [*every] if step == "*" else step:
             for stars, value in find(every[key], rest):
                 yield (key, *stars), value
     else:
-        yield from find(content[step], rest)
+        yield from find(content[int(step) if isinstance(content, list) else step], rest)
 
 
 def _filled(content: Any, path: Any, stars: tuple[str, ...]) -> Any:

@@ -33,7 +33,7 @@ KINDS = {
 APART = frozenset({"docs/notebook.md", "docs/benchmarks.md"})
 """Pages that are no subject: the notebook is the record of every experiment, and the book is made from the results."""
 
-LINK = re.compile(rf"\[([^\]]*)\]\(((?:docs/)?benchmarks\.md)#([\w-]+)\)({MARK}?)")
+LINK = re.compile(rf"\[([^\]]*)\]\(((?:docs/|\.\./)?benchmarks\.md)#([\w-]+)\)({MARK}?)")
 NUMBER = re.compile(r"(?<![\w.])([-+\u2212]?)(\d[\d,]*(?:\.\d+)?)")
 PART = re.compile(r"<!-- measured: ([\w ,-]+) -->\n(.*?)<!-- /measured -->", re.S)
 KIND = re.compile(r"<!-- figures: (\w+) -->")
@@ -48,7 +48,7 @@ MEASURED = re.compile(
 
 def readers() -> list[str]:
     """The pages whose figures refer to the book."""
-    return ["README.md", *sorted({f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} - APART)]
+    return ["README.md", *sorted({page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/**/*.md")} - APART)]
 
 
 @cache
@@ -59,8 +59,9 @@ def by_anchor() -> dict[str, Claim]:
 
 def marked(text: str, page: str) -> str:
     """A page with the mark behind each figure of earlier code, and the legend where there is one."""
-    place = "docs/benchmarks.md" if page == "README.md" else "benchmarks.md"
-    legend = LEGEND.format(place)
+    legend = LEGEND.format(
+        "docs/benchmarks.md" if page == "README.md" else "../" * (page.count("/") - 1) + "benchmarks.md"
+    )
     text = text.replace(f"\n{legend}\n", "")
 
     def mark(link: re.Match[str]) -> str:

@@ -167,11 +167,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="of grades: a run")
     parser.add_argument("--release", type=Path, help="of grades: that run's release")
     arguments = parser.parse_args()
-    from clearseek.machine import describe
+    from record import write_result
 
     for name in MEASURED if arguments.what == "all" else [arguments.what]:
-        found = {"machine": describe()} | MEASURED[name](arguments)
-        (RESULTS / f"idea_{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        found = MEASURED[name](arguments)
+        write_result(RESULTS / f"idea_{name}.json", found)
         print(name, json.dumps(found)[:2000])
 
 

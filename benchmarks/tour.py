@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -83,7 +82,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
-    from clearseek.machine import describe
+    from record import write_result
 
     walked = walk(arguments.folder)
     for each in walked:
@@ -96,8 +95,7 @@ def main() -> None:
             {"command": each["command"], "seconds": each["seconds"], "last lines": each["printed"][-LAST:]}
             for each in walked
         ]
-        report = {"machine": describe(), "commands": rows}
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_result(arguments.out, {"commands": rows})
 
 
 if __name__ == "__main__":

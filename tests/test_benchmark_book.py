@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted(ROOT.glob("benchmarks/results/*.json"))
-PAGES = ["README.md", *sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/*.md"))]
+PAGES = ["README.md", *sorted(page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/**/*.md"))]
 WRITE = "write it anew with: python benchmarks/book.py"
 
 
