@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from html.parser import HTMLParser
 from importlib import import_module
 from itertools import pairwise
@@ -61,12 +62,14 @@ class Html(HTMLParser):
         self._inside &= tag != "article"
 
 
+@cache
 def targets(page: Path) -> list[str]:
     """Links and pictures of a page."""
     tokens = [inner for token in MARKDOWN.parse(page.read_text(encoding="utf-8")) for inner in token.children or ()]
     return [str(token.attrs[key]) for token in tokens for key in ("href", "src") if key in token.attrs]
 
 
+@cache
 def anchors(page: Path) -> set[str]:
     """Anchors that GitHub gives to a page's headings: the words in lower case, joined; repeated ones are numbered."""
     tokens, seen, found = MARKDOWN.parse(page.read_text(encoding="utf-8")), Counter[str](), set[str]()
