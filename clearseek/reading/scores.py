@@ -126,8 +126,9 @@ def _read(number: str, percent: bool) -> tuple[float, float] | None:
 
 def index_scores(metadata: dict[str, Any], document: Document) -> Iterator[Score]:
     """Scores of the card's ``model-index``."""
-    line = next((n for n, text in enumerate(document.lines, 1) if text.startswith("model-index")), 1)
-    place = document.at(line)
+    if "model-index" not in metadata:
+        return
+    place = document.at(next((n for n, text in enumerate(document.lines, 1) if text.startswith("model-index")), 1))
     for result in islice(_results(metadata.get("model-index")), MOST_SCORES):
         data, metrics = result.get("dataset"), result.get("metrics")
         if not isinstance(data, dict) or not isinstance(metrics, list):

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from docs.make import commands, interface, screens, settings
+from docs.make import commands, coverage, interface, screens, settings
 
 ROOT = Path(__file__).parents[2]
 PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- /generated -->)", re.S)
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands.part,
+    "coverage_one_sample": coverage.one_sample,
+    "coverage_several_samples": coverage.several_samples,
+    "false_alarms": coverage.tests,
     "interface": interface.part,
     "questions": screens.questions,
     "recipes": settings.recipes,
