@@ -18,6 +18,7 @@ from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.evaluate.answerers import Answerer, Asked
 from clearseek.evaluate.evaluation import asking_of, bits, recorded, settings_of, wanted
+from clearseek.evaluate.harness.evaluation import harness_faults
 from clearseek.evaluate.records import Head, Index, Record, read_index, read_records
 from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.scores import summary
@@ -73,6 +74,7 @@ def look(folder: Path, index: Index, tokenizer: Tokenizer | None = None, **here:
             found.append(f"{path}: its task, model or last hash is another than index.json says")
         if not _same_scores(summary(head, records), task):
             found.append(f"{path}: scores in index.json are not those of the records")
+        found += [f"{path}:{line}: {what}" for line, what in harness_faults(head, records)]
         undecided = ""
         try:
             found += [f"{path}:{line}: {what}" for line, what in _faults_of(head, records, tokenizer, here)]

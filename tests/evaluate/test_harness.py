@@ -25,9 +25,13 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from clearseek.evaluate.answerers import Local
+from clearseek.evaluate.check import faults
 from clearseek.evaluate.harness.adapter import EngineLM, Setup
+from clearseek.evaluate.harness.evaluation import _recorded, evaluate_tasks, harness_faults
 from clearseek.evaluate.harness.offline import NoNetworkError, offline
-from clearseek.evaluate.harness.tasks import Options, TaskResult, evaluate_harness, run_tasks
+from clearseek.evaluate.harness.tasks import Options, Session, TaskResult, evaluate_harness, run_tasks
+from clearseek.evaluate.records import Index, Record, file_name, read_records
 from tests.serve.served import serving
 
 CONTEXT = 96
@@ -336,3 +340,77 @@ def test_shared_examples_are_read_once(model: Model, task: Any) -> None:
     read = [(*each.prompt, *each.tokens)[:-1] for raws in adapter.raw.values() for each in raws[0]]
     assert adapter.counts.read == len({tokens[:n] for tokens in read for n in range(1, len(tokens) + 1)})
     assert adapter.counts.read < sum(map(len, read)) / 2
+
+
+# --- In an evaluation's folder ----------------------------------------------------------------------------------------
+
+
+def evaluated(model: Model, tasks: Path, folder: Path) -> Index:
+    answerer = Local(model)
+    index = Index(model=answerer.model, tasks={})
+    evaluate_tasks(answerer, ["choice", "likely", "rolling", "writing"], Options(tasks), folder, index)
+    return index
+
+
+def test_an_evaluation_holds_the_harness_records_and_ends_in_the_same_bytes(
+    model: Model, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = evaluated(model, tasks, tmp_path / "first")
+    found = list(faults(tmp_path / "first"))
+    assert len(found) == 4 and all("which is not run again here" in what for what in found)
+    scores = {name: task.scores for name, task in index.tasks.items()}
+    results = {f"harness:{each.task}": each for each in run_tasks(model, [*TASKS], Options(tasks))}
+    for name in ("harness:choice", "harness:likely"):
+        assert scores[name]["score"] == results[name].metrics["acc,none"]
+    assert scores["harness:rolling"]["score"] == pytest.approx(results["harness:rolling"].metrics["bits_per_byte,none"])
+    text = (tmp_path / "first" / "index.json").read_text() + "".join(map(str, results))
+    assert str(tasks) not in text
+
+    evaluated(model, tasks, tmp_path / "second")
+    torn = tmp_path / "second" / index.tasks["harness:likely"].file
+    torn.write_bytes(torn.read_bytes()[:-7])
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, name: run(self, name) if name == "likely" else pytest.fail(name))
+    evaluated(model, tasks, tmp_path / "second")
+    for file in (tmp_path / "first").iterdir():
+        assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "told"),
+    [
+        ("choice", lambda r: r | {"score": 1.0 - r["score"]}, "is not that of what the harness measured"),
+        ("writing", lambda r: r | {"output": "other"}, "is not that of what the harness measured"),
+        ("choice", lambda r: edited(r, "requests", 0, "logprobs", [-1.0]), "whose tokens have another"),
+        ("likely", lambda r: edited(r, "target", 1), "log-likelihoods and target say otherwise"),
+        ("rolling", lambda r: edited(r, "metrics", "none", "bits_per_byte", [-1.0, 9]), "do not give"),
+        ("rolling", lambda r: r | {"harness": None}, "not what the harness gives: KeyError"),
+    ],
+)
+def test_records_that_contradict_themselves_are_told(
+    task: str, change: Any, told: str, model: Model, tasks: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "kept"
+    if not folder.exists():
+        evaluated(model, tasks, folder)
+    head, records, _ = read_records(folder / file_name(f"harness:{task}"))
+    assert not list(harness_faults(head, records))
+    for number in range(3):
+        made = change(records[number].model_dump(mode="json"))
+        if made["harness"] is not None and made["harness"] != records[number].harness:  # and all that follows from it
+            metric = str(head.settings["filter"]), str(head.settings["metric"])
+            made = _recorded(number, made["harness"], metric).model_dump(mode="json")
+        changed = [*records[:number], Record.model_validate(made), *records[number + 1 :]]
+        found = list(harness_faults(head, changed))
+        assert [line for line, _ in found] == [number + 2] and told in found[0][1], found
+
+
+def edited(record: dict[str, Any], *path: Any) -> dict[str, Any]:
+    """The record with another value deep in what the harness measured."""
+    *place, last, value = path
+    copy = json.loads(json.dumps(record))
+    inner = copy["harness"]
+    for key in place:
+        inner = inner[key]
+    inner[last] = value
+    return copy

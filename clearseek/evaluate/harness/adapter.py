@@ -73,6 +73,8 @@ class Generation(NamedTuple):
     settings: Settings
     until: list[str]
     tokens: list[int]
+    logprobs: list[float | None]
+    """The model's own, before temperature and filters."""
     finish: str
     text: str
     """What the task gets: up to the first stop text."""
@@ -238,7 +240,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         temperature = float(kwargs.get("temperature", 0.0)) if kwargs.get("do_sample") else 0.0
         draws = {name: kwargs[name] for name in _DRAWS & kwargs.keys()}
         stop = frozenset({self.eot_token_id})
-        settings = Settings(max_tokens=most, temperature=temperature, seed=seed, stop_tokens=stop, **draws)
+        settings = Settings(most, temperature, seed=seed, stop_tokens=stop, logprobs=0, **draws)
         return settings, [*dict.fromkeys([*until, EOS])]
 
     def _written(self, instance: Instance, request: Request, stops: _Stops) -> str:
@@ -250,7 +252,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
             self.model.tokenizer.decode(tokens, skip_control=True), stops.until,
             "</think>" if self.setup.thinking else None,
         )  # fmt: skip
-        done = Generation(request.prompt, request.settings, stops.until, tokens, str(request.finish), text)
+        logprobs = [chosen.logprob for chosen in request.answer]
+        done = Generation(request.prompt, request.settings, stops.until, tokens, logprobs, str(request.finish), text)
         self.raw.setdefault(id(instance), []).append(done)
         return text
 

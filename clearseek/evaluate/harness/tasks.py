@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clearseek.evaluate.harness.adapter import EngineLM, Raw, Setup
 
 Record = dict[str, Any]
-RANDOM_SEED, OTHER_SEED = 0, 1234
+RANDOM_SEED, FEW_SHOT_SEED = 0, 1234
 """The harness's own: of Python's random numbers, and of NumPy's, PyTorch's and the choice of few-shot examples."""
 
 _SETTINGS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
@@ -89,21 +89,43 @@ def run_tasks(
         UserError: the extra is not installed, no task has such a name, its data or a package that it needs are not
             here, it runs code that a model wrote, or it asks for what the model or the engine does not have.
     """
-    _refuse_without_extra()
+    with opened(model, tasks, options or Options(), setup) as session:
+        for name in session.tasks:
+            yield session.run(name)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Tasks that were found, with a model to ask."""
+
+    adapter: EngineLM
+    tasks: dict[str, Any]
+    """The harness's tasks, by name."""
+    options: Options
+    version: str
+    """Of the harness."""
+
+    def run(self, name: str) -> TaskResult:
+        """Run a task."""
+        return _run(self.adapter, name, self.tasks[name], self.options)
+
+
+@contextmanager
+def opened(model: Model, tasks: Sequence[str], options: Options, setup: Setup | None = None) -> Iterator[Session]:
+    """Find tasks, for the length of a block, in which there is no network unless downloads are allowed."""
+    version = _version()
     from clearseek.evaluate.harness.adapter import EngineLM
     from clearseek.evaluate.harness.offline import offline
 
-    options = options or Options()
     adapter = EngineLM(model, setup)
     with _quiet(), nullcontext() if options.allow_download else offline():
-        found = _load(tasks, options)
-        for name in found:
-            yield _run(adapter, name, found[name], options)
+        yield Session(adapter, _load(tasks, options), options, version)
 
 
-def _refuse_without_extra() -> None:
+def _version() -> str:
+    """Version of the harness. Raises UserError where it is not installed."""
     try:
-        importlib.metadata.version("lm_eval")
+        return importlib.metadata.version("lm_eval")
     except importlib.metadata.PackageNotFoundError:
         raise UserError("lm-evaluation-harness is not installed: pip install 'clearseek[evaluate]'") from None
 
@@ -181,7 +203,7 @@ def _set(task: Any, options: Options) -> None:
         task.set_config(key="num_fewshot", value=0)
     if options.generation and task.get_config("output_type") == "generate_until":
         task.set_config(key="generation_kwargs", value=dict(options.generation), update=True)
-    task.set_fewshot_seed(seed=OTHER_SEED)
+    task.set_fewshot_seed(seed=FEW_SHOT_SEED)
 
 
 def _told(error: BaseException) -> str:
@@ -197,8 +219,8 @@ def _run(adapter: EngineLM, name: str, task: Any, options: Options) -> TaskResul
 
     adapter.raw.clear()
     random.seed(RANDOM_SEED)
-    np.random.seed(OTHER_SEED)
-    torch.manual_seed(OTHER_SEED)
+    np.random.seed(FEW_SHOT_SEED)
+    torch.manual_seed(FEW_SHOT_SEED)
     results = evaluate(
         adapter, {"tasks": {name: task}}, limit=options.limit, bootstrap_iters=0, log_samples=True,
         apply_chat_template=options.chat, system_instruction=options.system, fewshot_as_multiturn=True,
@@ -231,7 +253,7 @@ def _records(
                     "requests": [request for each in instances[identity] for request in _requests(adapter, each)],
                     "answers": {}, "metrics": {},
                     "hashes": {key: sample[f"{key}_hash"] for key in ("doc", "prompt", "target")},
-                    "seeds": {"few_shot": OTHER_SEED, "draws": adapter.setup.seed},
+                    "seeds": {"few_shot": FEW_SHOT_SEED, "draws": adapter.setup.seed},
                     "weights_sha256": adapter.model.weights_sha256, "versions": versions,
                 }
             )  # fmt: skip
@@ -253,8 +275,8 @@ def _raw(instance: Any, raw: Raw) -> Record:
     if not isinstance(raw, list):
         settings = {key: getattr(raw.settings, key) for key in _SETTINGS}
         return {
-            "prompt_ids": raw.prompt, "text": raw.text, "ids": raw.tokens, "finish": raw.finish,
-            "settings": settings | {"until": raw.until},
+            "prompt_ids": raw.prompt, "text": raw.text, "ids": raw.tokens, "logprobs": raw.logprobs,
+            "finish": raw.finish, "settings": settings | {"until": raw.until},
         }  # fmt: skip
     parts = [
         {"prompt_ids": each.prompt, "ids": each.tokens, "logprobs": each.result.logp.tolist(),
