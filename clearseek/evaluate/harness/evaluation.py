@@ -88,9 +88,11 @@ def _settings(task: Any, documents: Sequence[Any], options: Options) -> dict[str
     text = json.dumps(task.dump_config(), default=str)
     config = json.loads(re.sub(r" at 0x[0-9a-f]+", "", text))  # of functions whose source is not known
     documents_text = json.dumps(documents, sort_keys=True, default=str)
+    own = {"num_fewshot": options.num_fewshot, "chat": options.chat, "system": options.system,
+           "generation": dict(options.generation)}  # fmt: skip
     return {
-        "questions": options.limit, "version": str(task.VERSION), "chat": options.chat, "system": options.system,
-        "few_shot_seed": FEW_SHOT_SEED, "documents_sha256": hashlib.sha256(documents_text.encode()).hexdigest(),
+        "questions": options.limit, "version": str(task.VERSION), "own": own, "few_shot_seed": FEW_SHOT_SEED,
+        "documents_sha256": hashlib.sha256(documents_text.encode()).hexdigest(),
         "task": {key: config[key] for key in _DECIDES if config.get(key) is not None},
     }  # fmt: skip
 

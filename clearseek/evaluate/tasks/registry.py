@@ -27,8 +27,6 @@ BUILDERS: dict[str, Callable[..., Task]] = {
     "reasoning-gym": gym,
 }
 """How each task is made, from what is asked and from its own options."""
-HARNESS = "harness:"
-"""Begins the names of lm-evaluation-harness's tasks (:mod:`clearseek.evaluate.harness.evaluation`)."""
 DEFAULT = ("bits-per-byte", "addition", "sums", "countdown", "copying", "induction", "python")
 """Tasks that need nothing that is not here."""
 HARNESS = "harness:"
