@@ -4,7 +4,7 @@ Five kinds of work, on the same exported model: multiple choice with four answer
 examples that all questions share, letters as answers after shared examples (one token each), perplexity of documents
 longer than the context, and greedy generation after shared examples. Tokenizing counts on both sides. The Hugging Face
 backend gets, for each kind, its fastest batch size and expert implementation, found by trying. Numbers must agree to
-1e-3 (sums of FP32 on both sides), flags and texts must be the same.
+1e-4 and a millionth, for the backend adds in FP32; flags must be the same.
 
 ``python benchmarks/harness_speed.py MODEL --peer-python PYTHON``, where MODEL is a run folder or an export (a random
 model of the quickstart's size without it) and PYTHON has lm-eval with its ``hf`` extra, prints a table and writes
@@ -185,7 +185,8 @@ def agree(kind: str, ours: list[Any], theirs: list[Any]) -> dict[str, float]:
         (one, other) if isinstance(one, list) else ([one], [other]) for one, other in zip(ours, theirs, strict=True)
     ]
     difference = max(abs(one[0] - other[0]) for one, other in pairs)
-    if difference > 1e-3 or any(one[1:] != other[1:] for one, other in pairs):
+    far = any(abs(one[0] - other[0]) > 1e-4 + 1e-6 * abs(one[0]) for one, other in pairs)
+    if far or any(one[1:] != other[1:] for one, other in pairs):
         raise SystemExit(f"not the same work: {kind}: numbers differ by {difference}, or flags do")
     return {"largest difference": difference}
 
