@@ -8,7 +8,8 @@ and takes new weights for each run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import accelerate
@@ -46,14 +47,15 @@ class ByTurns(transformers.TrainerCallback):
         self.clock.step()
 
 
-class AutocastForCausalLM(transformers.DeepseekV3ForCausalLM):  # type: ignore[misc]
-    """The model, which chooses the type of its products itself; the loss is chosen by the end of the class's name."""
+def narrowed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A model's `forward` with products in BF16."""
 
-    narrow = False
+    @functools.wraps(forward)
+    def narrow(*args: Any, **named: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(*args, **named)
 
-    def forward(self, *args: Any, **named: Any) -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.narrow):
-            return super().forward(*args, **named)
+    return narrow
 
 
 class Transformers:
@@ -83,7 +85,7 @@ class Transformers:
 
     def _model(self, seed: int) -> Any:
         torch.manual_seed(seed)
-        return AutocastForCausalLM(self.config).train()
+        return transformers.DeepseekV3ForCausalLM(self.config).train()
 
     def _set(self, setting: Setting, seed: int) -> Any:
         """A model with fresh weights that computes in this setting."""
@@ -92,7 +94,8 @@ class Transformers:
             old = self._compiled[setting["precision"]].train()
             old.load_state_dict(model.state_dict())
             return old
-        model.narrow = setting["precision"] == "bfloat16"
+        if setting["precision"] == "bfloat16":
+            model.forward = narrowed(model.forward)
         model.set_attn_implementation(setting["attention"])
         model.set_experts_implementation(setting["experts"])
         if setting["compiled"]:
