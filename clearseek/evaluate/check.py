@@ -70,10 +70,6 @@ def look(folder: Path, index: Index, tokenizer: Tokenizer | None = None, **here:
         except UserError as error:
             yield Looked(name, (*found, str(error)))
             continue
-        if head.task != name or head.model != index.model or chain != task.chain:
-            found.append(f"{path}: its task, model or last hash is another than index.json says")
-        if not _same_scores(summary(head, records), task):
-            found.append(f"{path}: scores in index.json are not those of the records")
         found += [f"{path}:{line}: {what}" for line, what in harness_faults(head, records)]
         undecided = ""
         try:
@@ -82,6 +78,10 @@ def look(folder: Path, index: Index, tokenizer: Tokenizer | None = None, **here:
             undecided = str(error)
         except UserError as error:
             found.append(f"{path}:1: {error}")
+        if head.task != name or head.model != index.model or chain != task.chain:
+            found.append(f"{path}: its task, model or last hash is another than index.json says")
+        if not _same_scores(summary(head, records), task):
+            found.append(f"{path}: scores in index.json are not those of the records")
         yield Looked(name, tuple(found), undecided, head, tuple(records))
 
 

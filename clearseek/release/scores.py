@@ -101,7 +101,8 @@ def _task(name: str, own: Any) -> str:
     return f"{name}:{options}" if options else name
 
 
-_FOUND: Final = frozenset((("bits-per-byte", "text"), ("bits-per-byte", "sha256")))
+_FOUND: Final = frozenset((("bits-per-byte", "text"), ("bits-per-byte", "sha256"), ("python", "grammar"),
+                           ("reasoning-gym", "generator")))  # fmt: skip
 """Settings that say what was found, and are not chosen."""
 
 

@@ -303,6 +303,17 @@ def test_what_this_machine_cannot_judge_is_undecided(release: Release, monkeypat
     assert "version 9 was asked" in found["scores"].reason
 
 
+def test_another_pythons_grammar_makes_no_lie(release: Release) -> None:
+    def older(head: Head, records: list[Record]) -> tuple[Head, list[Record]]:
+        own: Any = head.settings["own"]
+        return head.model_copy(update={"settings": {**head.settings, "own": {**own, "grammar": "3.7"}}}), records
+
+    forge(release, "python", older)
+    found = rows(release)
+    assert (found["scores"].answer, found["records"].answer) == ("unknown", "unknown")
+    assert "the grammar of Python 3.7" in found["scores"].reason
+
+
 def test_the_manifest_finds_what_its_author_did_not_change(release: Release) -> None:
     forge(release, "addition", FOUND_WITHOUT_WEIGHTS["score"])
     assert {row.id: row.answer for row in verify_release(release.root, (0,))} == {"verify.files": "no"}

@@ -11,6 +11,7 @@ import ast
 import hashlib
 import itertools
 import json
+import sys
 import warnings
 
 from clearseek.errors import UserError
@@ -53,9 +54,15 @@ _STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Texts that end a HumanEval completion, as the paper has them (section 3)."""
 
 
-def python(asking: Asking, max_tokens: int = 128) -> Task:
-    """A beginning of a program: does what the model makes of it parse?"""
+def python(asking: Asking, max_tokens: int = 128, grammar: str = "") -> Task:
+    """A beginning of a program: does what the model makes of it parse?
+
+    `grammar` is not chosen: it says which Python's grammar decided, and must be that of the Python that is here.
+    """
     _refuse("python", max_tokens)
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if grammar and grammar != here:
+        raise NotHereError(f"python: scored by the grammar of Python {grammar!s:.20}, and this is Python {here}")
     key = hashlib.sha256(f"python {VERSION}".encode()).hexdigest()
     prompts = []
     for index in range(asking.questions):
@@ -64,7 +71,8 @@ def python(asking: Asking, max_tokens: int = 128) -> Task:
         beginning = _BEGINNINGS[index % len(_BEGINNINGS)]
         prompts.append(beginning.format(a=a, b=b, c=c, A=a.capitalize(), B=b.capitalize()))
     questions = tuple(Question(f"python {prompt}", prompt) for prompt in dict.fromkeys(prompts))
-    return Task("python", VERSION, {"max_tokens": max_tokens}, questions, _parses, max_tokens, in_chat=False)
+    own = {"max_tokens": max_tokens, "grammar": here}
+    return Task("python", VERSION, own, questions, _parses, max_tokens, in_chat=False)
 
 
 def _parses(question: Question, output: str, ended: bool) -> Scored:

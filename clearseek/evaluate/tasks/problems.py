@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,13 +36,20 @@ def countdown(
     return _task("countdown", asking, own, max_tokens or 8 * numbers)
 
 
-def gym(asking: Asking, dataset: str = "", max_tokens: int = 32, **options: Any) -> Task:
-    """A data set of reasoning-gym whose answers are integers; its generator makes them, and our scorer scores them."""
+def gym(asking: Asking, dataset: str = "", max_tokens: int = 32, generator: str = "", **options: Any) -> Task:
+    """A data set of reasoning-gym whose answers are integers; its generator makes them, and our scorer scores them.
+
+    `generator` is not chosen: it says which version made the questions, and must be the one that is here.
+    """
     if not dataset:
         raise UserError("reasoning-gym: say which data set: reasoning-gym:dataset=basic_arithmetic")
     if find_spec("reasoning_gym") is None:
         raise NotHereError("reasoning-gym: its generators are not here: pip install 'clearseek[gym]'")
-    return _task("reasoning-gym", asking, {"dataset": dataset, "options": options or None}, max_tokens)
+    here = version("reasoning-gym")
+    if generator and generator != here:
+        raise NotHereError(f"reasoning-gym: asked by its version {generator!s:.20}, and this is {here}")
+    task = _task("reasoning-gym", asking, {"dataset": dataset, "options": options or None}, max_tokens)
+    return replace(task, own={**task.own, "generator": here})
 
 
 def _task(kind: str, asking: Asking, own: dict[str, Any], max_tokens: int) -> Task:
