@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import write_result
 
 from clearseek.config import Recipe
 from clearseek.counts import count_parameters
@@ -154,9 +155,8 @@ def main() -> None:
     settings = {
         name: getattr(arguments, name) for name in ("rungs", "factors", "batches", "tokens", "windows", "threads")
     }
-    found = {"machine": describe() | {"threads": arguments.threads}, "settings": settings, "runs": asked}
-    found |= fit(asked, arguments.rungs)
-    arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = {"settings": settings, "runs": asked} | fit(asked, arguments.rungs)
+    write_result(arguments.out, found, describe() | {"threads": arguments.threads})
     for name, each in found["lines"].items():
         low, high = min(each["value_over_line"]), max(each["value_over_line"])
         print(f"{name} = {each['scale']:.4g} x active ^ {each['exponent']:.4f}; rungs at {low:.3f} to {high:.3f} of it")
