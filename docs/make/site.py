@@ -24,6 +24,7 @@ SHOWN_AS_IS = {".md", ".json", ".png", ".svg"}
 """Suffixes of files that are shown as they are."""
 LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".yaml": "yaml", ".sh": "sh", ".jinja": "jinja"}
 CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]+`)", re.S | re.M)
+COLOUR = re.compile("\x1b\\[[0-9;]*m")
 LINK = re.compile(r"\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 
 
@@ -35,7 +36,7 @@ def build(place: Path = ROOT) -> str:
     shutil.rmtree(place / "site", ignore_errors=True)
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     said = subprocess.run(command, cwd=place, capture_output=True, text=True)
-    words = said.stdout + said.stderr
+    words = COLOUR.sub("", said.stdout + said.stderr)
     if said.returncode or "warning" in words.lower():
         return words
     index = (place / "site" / "search.json").read_text(encoding="utf-8")
