@@ -173,6 +173,25 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("min(by_spread, by_model)", "most", "questions as a sample, whose samples count as independent"),
         ("(every - math.comb(samples - right, k)) / every", "1 - (1 - right / samples) ** k", "pass@k with its bias"),
     ],
+    "evaluate/comparison.py": [
+        ("chance[np.abs(sums) >= abs(int(whole.sum()))]", "chance[np.abs(sums) > abs(int(whole.sum()))]", "signs as far out as the seen ones are left out"),
+        ("return np.append(d, [most, -most])", "return d", "an interval to which nothing is added"),
+        ("max(largest, min(1.0, p * left))", "min(1.0, p * left)", "Holm's p-values that fall"),
+        ("math.sqrt(1 - z * z / n) + short", "math.sqrt(1 - z * z / n)", "a plan with a power of one half"),
+    ],
+    "evaluate/robustness.py": [
+        ("told_W = totals_WV.var(1) >= seen_V.var() - 1e-9", "told_W = totals_WV.var(1) > seen_V.var() + 1e-9", "deals as far apart as the seen one are left out"),
+        ("max(0.0, between - noise)", "between", "sampling counts as the variation's"),
+    ],
+    "reading/scores.py": [
+        ("(self.value + self.unit) * trials", "(self.value + self.unit / 2) * trials", "figures that were cut off are no counts"),
+        ("percent = any(mark or float(number) > 1", "percent = all(mark or float(number) > 1", "a scale for each figure"),
+    ],
+    "audit/checks/scores.py": [
+        ("2 * 0.5 ** max(most, round(apart)) > 0.05", "2 * 0.5 ** max(most, round(apart)) > 0.005", "six questions that tell are denied"),
+        ("return 1 if all(each.counts() for each in group) else None", "return 1", "means of several answers count as one each"),
+        ("question.partly if close", "question.no if close", "a rank within chance counts as false"),
+    ],
     "inference/batch.py": [
         ("self.routes[:, active.sample, self.lengths[active.sample] - 1] = routes", "self.routes[:, active.sample, self.lengths[active.sample] - 2] = routes", "experts a token early"),
         ("self.seed_N[sample], position)", "self.seed_N[self.prompt_N[sample]], position)", "noise without the completion"),

@@ -57,6 +57,8 @@ def test_what_sampling_explains_and_what_the_variation_adds() -> None:
     other = robustness({str(n): draw.binomial(4, np.clip(share_Q + m, 0, 1)) / 4 for n, m in enumerate(moved)})
     assert other.differ and other.p == 1e-4 and other.range > other.explained
     assert other.added == pytest.approx(np.std(moved, ddof=1), rel=0.25) and "the variants differ" in other.sentence()
+    between = np.var(list(other.means.values()), ddof=1)
+    assert other.added**2 + other.noise**2 == pytest.approx(between, rel=1e-9)
     assert robustness({"a": [0.5, 0.25], "b": [0.5, 0.25]}).p == 1.0
 
 

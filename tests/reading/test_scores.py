@@ -61,6 +61,8 @@ def test_tables_of_either_direction() -> None:
     down = "| Model | Params | AIME 2024 | GPQA |\n|---|---|---|---|\n| Foo-7B | 7 | 55.5 | 49.1 |\n"
     down += "| Bar | 8 | 70.0% | 1 |\n"
     assert in_table(down) == [(("AIME 2024", "Foo-7B", "55.5"), ("AIME 2024", "Bar", "70.0%"))]
+    (low,) = table_scores(Document("README.md", "| | Foo | Bar |\n|---|---|---|\n| AIME 2024 | 50.0 | 0.7 |\n"))
+    assert [each.value for each in low] == [0.5, pytest.approx(0.007)]  # one scale for all
     shares = "| | Foo | Bar |\n|---|---|---|\n| HumanEval | 0.43 | 0.5 |\n"
     (group,) = table_scores(Document("README.md", shares))
     assert [each.value for each in group] == [0.43, 0.5] and group[0].unit == pytest.approx(0.01)
