@@ -25,7 +25,7 @@ from clearseek.verify import evaluations as verified
 from clearseek.verify.evaluations import Again, chosen, evaluation_rows
 from clearseek.verify.replay import Release, open_release
 from clearseek.verify.run import verify_release
-from tests.releases import compared
+from tests.releases import compared, edit_json
 from tests.verify.test_forgery import reseal
 
 ALL = Again("n", None)
@@ -162,9 +162,7 @@ def test_a_changed_line_breaks_the_chain(release: Release, old: str, new: str) -
 
 
 def test_files_that_the_index_does_not_list_are_found(release: Release) -> None:
-    index = read_index(release.root / "evaluation/greedy")
-    kept = {name: task for name, task in index.tasks.items() if name != "addition"}
-    write_index(release.root / "evaluation/greedy", index.model_copy(update={"tasks": kept}))
+    edit_json(release.root / "evaluation/greedy/index.json", lambda index: index["tasks"].pop("addition"))
     assert "addition.jsonl: no task of index.json" in rows(release)["scores"].reason
 
 
