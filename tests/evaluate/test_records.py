@@ -56,7 +56,7 @@ def test_any_text_and_number_comes_back(
     path = tmp_path / "any.jsonl"
     path.unlink(missing_ok=True)
     record = Record(
-        question=0, name=text, prompt=text, output=text, logprobs=numbers, seed=seed, ended=ended, score=0.5
+        question=0, name=text, prompt=text, output=text, logprobs=logprobs, seed=seed, ended=ended, score=0.5
     )
     Log(path, HEAD).add([record])
     assert read_records(path)[1] == [record]
