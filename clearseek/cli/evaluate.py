@@ -289,8 +289,7 @@ def _show(arguments: argparse.Namespace, folder: Path, index: Index, compared: S
         table.add_row(name, *_row(task.scores, fixed))
     console.print(table)
     for each in compared:
-        left_out = f"; {each.alone} questions that only one answered are left out" if each.alone else ""
-        console.print(f"{each.task}: {each.sentence()}{left_out}", markup=False)
+        console.print(f"{each.task}: {each.sentence()}", markup=False)
     console.print(f"records: {folder}", markup=False)
 
 
@@ -314,10 +313,7 @@ def _row(said: Mapping[str, Any], fixed: bool) -> list[str]:
 
 
 def _as_json(folder: Path, index: Index, compared: Sequence[Versus]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    found = {each.task: {**_finite(asdict(each.found)), "verdict": each.found.verdict, "sentence": each.sentence(),
-                         "alone": each.alone} for each in compared}  # fmt: skip
+    found = {each.task: _finite(each.values()) for each in compared}
     return {"folder": str(folder), **index.model_dump(mode="json")} | ({"against": found} if compared else {})
 
 

@@ -67,17 +67,19 @@ class Comparison:
             return "cannot be told apart"
         return "better" if self.difference > 0 else "worse"
 
-    def sentence(self, unit: float = 100.0, name: str = "points") -> str:
-        """One honest sentence about the first model."""
-        shown = abs(self.difference) * unit
-        seen = f"{shown:.1f} {name}" if shown >= 0.05 or not shown else f"less than 0.1 {name}"
+    def sentence(self, unit: float = 100.0, name: str = "points", digits: int = 1) -> str:
+        """One honest sentence about the first model; numbers are in `unit`, with so many digits behind the point."""
+        shown, least = abs(self.difference) * abs(unit), 10.0**-digits
+        seen = f"{shown:.{digits}f} {name}" if shown >= least / 2 or not shown else f"less than {least:g} {name}"
         with_n = f"with {self.questions:,} question{'s' * (self.questions != 1)}"
         if self.verdict != "cannot be told apart":
-            low, high = (each * unit for each in self.interval)
-            return f"{self.verdict}: by {seen} {with_n} ({low:+.1f} to {high:+.1f}, p = {told_p(self.p)})"
+            low, high = sorted(each * unit for each in self.interval)
+            ends = f"{low:+.{digits}f} to {high:+.{digits}f}"
+            return f"{self.verdict}: by {seen} {with_n} ({ends}, p = {told_p(self.p)})"
         told = f"cannot be told apart {with_n}"
         if not self.difference:
-            seen = f"only {self.smallest * unit:.1f} {name}" if math.isfinite(self.smallest) else "no difference at all"
+            smallest = f"{self.smallest * abs(unit):.{digits}f}"
+            seen = f"only {smallest} {name}" if math.isfinite(self.smallest) else "no difference at all"
             return f"{told}: the scores are equal, and {seen} would have been seen"
         if not math.isfinite(self.factor):
             return f"{told}: {seen} apart; more than {MOST_QUESTIONS:,} would be needed"
@@ -96,8 +98,9 @@ def told_p(p: float) -> str:
 
 
 def compare(
-    first: Sequence[float], second: Sequence[float], samples: int = 1, confidence: float = CONFIDENCE, seed: int = 0
-) -> Comparison:
+    first: Sequence[float], second: Sequence[float], samples: int = 1, confidence: float = CONFIDENCE, seed: int = 0,
+    tasks: int = 1,
+) -> Comparison:  # fmt: skip
     """Compare two models' scores of the same questions.
 
     Args:
@@ -106,6 +109,8 @@ def compare(
         samples: Samples of a question that each of these is the mean of.
         confidence: Of the interval; 1 minus it is the level of the test.
         seed: Of the draws.
+        tasks: Comparisons that are made side by side: what would be needed, or would have been seen, is told for the
+            level that each of them has to reach.
 
     Raises ValueError for no questions, for numbers of questions that differ, and for scores that are not finite.
     """
@@ -113,12 +118,12 @@ def compare(
         raise ValueError(f"{len(first)} scores and {len(second)}: compare the questions that both answered")
     if not len(first):
         raise ValueError("no questions")
-    if samples < 1 or not 0 < confidence < 1:
+    if samples < 1 or tasks < 1 or not 0 < confidence < 1:
         raise ValueError(f"{samples} samples, confidence {confidence}: at least one sample, a number between 0 and 1")
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("scores that are not finite")
-    d, level = a - b, 1 - confidence
+    d, level = a - b, (1 - confidence) / tasks  # Holm's first step, which is Bonferroni's
     if samples == 1 and set(np.unique(np.concatenate([a, b]))) <= {0.0, 1.0}:
         p, test = mcnemar(int((d > 0).sum()), int((d < 0).sum())), "McNemar's exact test"
         discordant = float((d != 0).mean())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clearseek.errors import UserError
-from clearseek.evaluate.comparison import RESAMPLES, Comparison, compare, holm
+from clearseek.evaluate.comparison import RESAMPLES, Comparison, compare, of_several_tasks
 from clearseek.evaluate.records import Head, Record, read_index, read_records
 from clearseek.evaluate.statistics import (
     CONFIDENCE,
@@ -48,9 +48,12 @@ def summary(head: Head, records: Sequence[Record]) -> dict[str, Any]:
 
     ``fixed`` holds the score had the same questions been asked without end, ``sampled`` that of questions like these.
     With one sample of each, ``sampled`` is Wilson's interval and ``exact`` is Clopper and Pearson's.
+    Raises UserError where a question has another number of answers than was asked for.
     """
     whole = answered(records)
     names = {record.name for record in records}
+    if any(len(found) != head.samples for found in whole.values()):
+        raise UserError(f"{head.task}: a question with more or fewer than {head.samples:,} answers: evaluate again")
     said: dict[str, Any] = {
         "unit": unit_of(head), "questions": len(whole), "missing": len(names) - len(whole), "samples": head.samples,
         "confidence": CONFIDENCE,
@@ -65,6 +68,8 @@ def summary(head: Head, records: Sequence[Record]) -> dict[str, Any]:
 def _bits(records: Sequence[Record]) -> dict[str, Any]:
     bits = np.array([record.score for record in records], dtype=np.float64)
     size = np.array([len(record.output.encode()) for record in records], dtype=np.float64)
+    if not size.all():
+        raise UserError("bits of an empty text: evaluate again")
     return {"score": float(bits.sum() / size.sum()), "sampled": _ratio_interval(bits, size), "bytes": int(size.sum())}
 
 
@@ -115,13 +120,27 @@ class Versus:
     found: Comparison
     """The first model beside the second; of bits per byte with the sign turned, so that more is better."""
     alone: int
-    """Questions that only one of them answered; they are left out."""
+    """Questions that not both of them answered; they are left out."""
+    templates: tuple[str, str] = ("", "")
+    """How each was asked, where a question can be asked in several ways."""
 
     def sentence(self) -> str:
         """One honest sentence about the first model."""
+        said = self.found.sentence(-1.0, BITS, digits=4) if self.unit == BITS else self.found.sentence()
+        said += f"; {self.alone:,} questions that not both answered are left out" if self.alone else ""
+        first, second = self.templates
+        return (
+            said if first == second else f"{said}; templates: {first} for the first, {second} for the other"
+        )
+
+    def values(self) -> dict[str, Any]:
+        """All of it as plain values; differences are the first's score minus the second's, as the records have them."""
+        found = asdict(self.found)
         if self.unit == BITS:
-            return self.found.sentence(unit=1.0, name=BITS)
-        return self.found.sentence()
+            low, high = self.found.interval
+            found |= {"first": -self.found.first, "second": -self.found.second, "interval": (-high, -low)}
+        return {**found, "unit": self.unit, "verdict": self.found.verdict, "sentence": self.sentence(),
+                "alone": self.alone}  # fmt: skip
 
 
 def read_scores(folder: Path) -> dict[str, tuple[Head, list[Record]]]:
@@ -135,17 +154,22 @@ def versus(
 ) -> list[Versus]:
     """Two models at the tasks that both did; p-values are Holm's.
 
-    Raises UserError where they have no task in common, or were asked other questions.
+    Raises UserError where they have no task in common, or were asked other questions, or in other ways.
     """
     names = [name for name in first if name in second]
     if not names:
         raise UserError(f"no task in common: {', '.join(first) or 'none'}, and {', '.join(second) or 'none'}")
-    found = [_one(name, first[name], second[name]) for name in names]
-    p_values = holm({each.task: each.found.p for each in found})
-    return [replace(each, found=replace(each.found, p=p_values[each.task])) for each in found]
+    found = [_one(name, first[name], second[name], len(names)) for name in names]
+    together = of_several_tasks({each.task: each.found for each in found})
+    return [replace(each, found=together[each.task]) for each in found]
 
 
-def _one(task: str, first: tuple[Head, list[Record]], second: tuple[Head, list[Record]]) -> Versus:
+_ASIDE = ("questions", "template")
+"""Settings in which two evaluations may differ: how many questions were allowed, of which both had the same, and the
+template, which is said."""
+
+
+def _one(task: str, first: tuple[Head, list[Record]], second: tuple[Head, list[Record]], tasks: int) -> Versus:
     (one, a), (other, b) = first, second
     asked, also = {record.name for record in a}, {record.name for record in b}
     if one.version != other.version or one.samples != other.samples:
@@ -155,18 +179,25 @@ def _one(task: str, first: tuple[Head, list[Record]], second: tuple[Head, list[R
             f"{task}: the models were asked other questions: {len(asked):,} and {len(also):,}, of which "
             f"{len(asked & also):,} are the same: evaluate both with the same options"
         )
+    settings = [{name: value for name, value in each.settings.items() if name not in _ASIDE} for each in (one, other)]
+    if settings[0] != settings[1]:
+        names = sorted(name for name in settings[0] | settings[1] if settings[0].get(name) != settings[1].get(name))
+        raise UserError(
+            f"{task}: the models were asked in other ways ({', '.join(names)}): evaluate both with the same options"
+        )
     ours, theirs = answered(a), answered(b)
     both = [name for name in ours if name in theirs]
     if not both:
         raise UserError(f"{task}: no question that both answered")
-    unit = unit_of(one)
-    found = compare(
-        [_mean(ours[name], unit) for name in both], [_mean(theirs[name], unit) for name in both], one.samples
-    )
-    return Versus(task, unit, found, len(asked) - len(both))
+    means = [_means([found[name] for name in both], unit_of(one)) for found in (ours, theirs)]
+    found = compare(*means, samples=one.samples, tasks=tasks)
+    templates = str(one.settings.get("template", "")), str(other.settings.get("template", ""))
+    return Versus(task, unit_of(one), found, len(asked) - len(both), templates)
 
 
-def _mean(records: Sequence[Record], unit: str) -> float:
-    if unit == BITS:
-        return -float(records[0].score or 0.0) / len(records[0].output.encode())
-    return math.fsum(float(record.score or 0.0) for record in records) / len(records)
+def _means(by_question: Sequence[Sequence[Record]], unit: str) -> list[float]:
+    """A score of each question, whose mean is the task's."""
+    if unit == BITS:  # a long text weighs as much as it has bytes
+        size = sum(len(found[0].output.encode()) for found in by_question) / len(by_question)
+        return [-float(found[0].score or 0.0) / size for found in by_question]
+    return [math.fsum(float(record.score or 0.0) for record in found) / len(found) for found in by_question]

@@ -154,6 +154,23 @@ def test_more_questions_are_needed_than_there_are() -> None:
     assert "less than 0.1 points apart" in near.sentence()
 
 
+def test_many_comparisons_need_more_questions_than_one() -> None:
+    draw = np.random.default_rng(0)
+    for samples in (1, 4):
+        first, second = (draw.binomial(samples, share, 300) / samples for share in (0.6, 0.5))
+        alone, among = (compare(first, second, samples, tasks=tasks) for tasks in (1, 20))
+        assert (alone.p, alone.interval) == (among.p, among.interval)  # of this task alone, until Holm
+        assert among.factor > 1.2 * alone.factor and among.smallest > 1.1 * alone.smallest
+
+
+def test_small_differences_keep_their_digits() -> None:
+    better = compare([-2.10] * 50 + [-2.0] * 50, [-2.12] * 50 + [-2.03] * 50)
+    said = better.sentence(-1.0, "bits per byte", digits=4)
+    assert said.startswith("better: by 0.0250 bits per byte with 100 questions (-0.0") and "+" not in said
+    none = compare([-2.1, -2.2], [-2.10000001, -2.2])
+    assert "less than 0.0001 bits per byte apart" in none.sentence(-1.0, "bits per byte", digits=4)
+
+
 def test_what_cannot_be_compared() -> None:
     for samples, confidence in ((0, 0.95), (1, 0.0), (1, 1.0), (1, math.nan)):
         with pytest.raises(ValueError):

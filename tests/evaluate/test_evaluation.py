@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -12,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from clearseek.errors import UserError
-from clearseek.evaluate.answerers import Asked
+from clearseek.evaluate.answerers import Answered, Asked
 from clearseek.evaluate.evaluation import StoppedError, evaluate
 from clearseek.evaluate.records import read_records
-from clearseek.evaluate.scores import read_scores, versus
+from clearseek.evaluate.scores import read_scores, summary, versus
 from clearseek.evaluate.statistics import exact_interval, fixed_questions, sampled_questions, wilson_interval
-from clearseek.evaluate.tasks import Asking, build
+from clearseek.evaluate.tasks import Asking, Task, build
 from tests.evaluate.scripted import Scripted, mostly, right
 
 ASKING = Asking(questions=40)
@@ -161,6 +163,62 @@ def test_models_that_were_asked_other_questions(tmp_path: Path) -> None:
              tmp_path / "gaps")  # fmt: skip
     (found,) = versus(one, read_scores(tmp_path / "gaps"))
     assert found.found.questions == 25 and found.alone == 15
+
+
+def test_models_that_were_asked_in_other_ways(tmp_path: Path) -> None:
+    for name, task, asking in (
+        ("one", "addition", ASKING),
+        ("longer", "addition:max_tokens=40", ASKING),
+        ("warm", "addition", replace(ASKING, temperature=1.0)),
+        ("chat", "addition", replace(ASKING, template="chat")),
+    ):
+        evaluate(Scripted(right, name), [build(task, asking)], asking, tmp_path / name)
+    one, longer, warm, chat = (read_scores(tmp_path / name) for name in ("one", "longer", "warm", "chat"))
+    with pytest.raises(UserError, match=r"asked in other ways \(own\)"):
+        versus(one, longer)
+    with pytest.raises(UserError, match=r"asked in other ways \(temperature\)"):
+        versus(one, warm)
+    (found,) = versus(one, chat)
+    assert found.sentence().endswith("; templates: plain for the first, chat for the other")
+
+
+class Reader(Scripted):
+    """A model that finds a text so probable: bits of each character."""
+
+    def __init__(self, name: str, bits: float) -> None:
+        super().__init__(right, name)
+        self._bits = bits
+
+    def answer(self, task: Task, asking: Asking, asked: Sequence[Asked]) -> Iterator[Answered]:
+        for each in asked:
+            target = each.question.target
+            bits = [-self._bits * math.log(2) * (1 + (each.number % 5) / 50)] * len(target)
+            yield Answered(each.question.prompt, output=target, logprobs=bits)
+
+
+def test_bits_per_byte_of_two_models_are_those_of_the_table(tmp_path: Path) -> None:
+    lines = [f"{number:0{20 + number % 60}}\n" for number in range(2000)]
+    text, other = "".join(lines), "".join(lines).replace("7", "8")
+    found = {}
+    for name, bits, read in (("good", 2.0, text), ("bad", 2.003, text), ("elsewhere", 2.0, other)):
+        asking = replace(ASKING, texts=[("heldout.txt", read)])
+        evaluate(Reader(name, bits), [build("bits-per-byte:passage=64", asking)], asking, tmp_path / name)
+        found[name] = read_scores(tmp_path / name)
+    score = {name: summary(*found[name]["bits-per-byte"])["score"] for name in found}
+    (versed,) = versus(found["good"], found["bad"])
+    said = versed.values()
+    assert (said["first"], said["second"]) == (pytest.approx(score["good"]), pytest.approx(score["bad"]))
+    assert said["interval"][0] < score["good"] - score["bad"] < said["interval"][1] < 0
+    assert said["sentence"].startswith("better: by 0.0031 bits per byte with 40 questions (-0.003")
+    with pytest.raises(UserError, match=r"asked in other ways \(own\)"):  # texts of one name and form
+        versus(found["good"], found["elsewhere"])
+
+
+def test_a_question_with_too_many_answers_is_refused(tmp_path: Path) -> None:
+    evaluate(Scripted(right), [build("addition", ASKING)], ASKING, tmp_path)
+    head, records, _ = read_records(tmp_path / "addition.jsonl")
+    with pytest.raises(UserError, match="more or fewer than 1 answers"):
+        summary(head, [*records, records[0]])
 
 
 def test_tasks_of_one_model_gather(tmp_path: Path) -> None:
