@@ -8,15 +8,17 @@ comes from the environment and goes over TLS, or to this machine, and nowhere el
 from __future__ import annotations
 
 import http.client
+import io
 import ipaddress
 import json
 import os
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from clearseek.errors import UserError
@@ -83,7 +85,7 @@ class Endpoint:
             raise UserError(f"{self.address}: {named.key} would go over the network in clear text: use https")
         if any(not 32 < ord(each) < 127 for each in self._key):
             raise UserError(f"{named.key}: the key has characters that no key has, such as spaces or line ends")
-        handlers = [_NoRedirect(), *([urllib.request.ProxyHandler({})] if here else [])]
+        handlers = [_NoRedirect(), _Http(), _Https(), *([urllib.request.ProxyHandler({})] if here else [])]
         self._opener = urllib.request.build_opener(*handlers)
         self.model = model or self._only_model()
 
@@ -103,9 +105,11 @@ class Endpoint:
             choice = answer["choices"][0]
             text, reason = choice["message"]["content"] if chat else choice["text"], choice.get("finish_reason")
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise NoAnswerError(f"{where}: its answer has no text: {_short(answer)}: is it OpenAI's form?") from None
+            raise NoAnswerError(
+                f"{where}: its answer has no text: {self._told(answer)}: is it OpenAI's form?"
+            ) from None
         if not isinstance(text, str) or not (reason is None or isinstance(reason, str)):
-            raise NoAnswerError(f"{where}: its answer has a text that is none: {_short(choice)}")
+            raise NoAnswerError(f"{where}: its answer has a text that is none: {self._told(choice)}")
         return Written(text, reason == "stop")
 
     def _only_model(self) -> str:
@@ -144,17 +148,14 @@ class Endpoint:
         where = f"{self.address}{path}"
         try:
             request = urllib.request.Request(where, data, headers)
-            until = time.monotonic() + self._seconds
             with self._opener.open(request, timeout=self._seconds) as response:
-                raw = b""
+                raw = bytearray()
                 while len(raw) <= LONGEST and (piece := response.read1(1 << 20)):
                     raw += piece
-                    if time.monotonic() > until:
-                        raise TimeoutError
                 size = response.headers.get("Content-Length", "")
         except urllib.error.HTTPError as error:
             with error:
-                said = _said(error)
+                said = self._said(error)
             if error.code in _LATER or error.code >= 500:
                 raise _LaterError(f"status {error.code}{said}", _seconds(error.headers.get("Retry-After"))) from None
             cure = f": set {self._named.key}" if error.code in (401, 403) else ""
@@ -171,9 +172,28 @@ class Endpoint:
         if size.isdigit() and size.isascii() and len(size) < 19 and len(raw) < int(size):
             raise _LaterError("the answer broke off")
         try:
-            return strict_json(raw, where)
+            return strict_json(bytes(raw), where)
         except UserError as error:
-            raise NoAnswerError(str(error)) from None
+            raise NoAnswerError(self._hidden(str(error))) from None
+
+    def _said(self, error: urllib.error.HTTPError) -> str:
+        """What the endpoint said of its refusal, as one short line."""
+        try:
+            raw = error.read(1 << 16)
+            message = json.loads(raw)["error"]
+            message = message["message"] if isinstance(message, dict) else message
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError):
+            return ""
+        return f" ({self._told(message)})"
+
+    def _told(self, value: Any) -> str:
+        """What came from the endpoint, as one short line."""
+        text = " ".join(self._hidden(str(value)).split())
+        return "".join(each if each.isprintable() else "?" for each in text[:200])
+
+    def _hidden(self, text: str) -> str:
+        """A text without the key: what an endpoint says is kept in records and shown, and it may say the key."""
+        return text.replace(self._key, "(the key)") if self._key else text
 
 
 class Written:
@@ -193,6 +213,54 @@ class _LaterError(Exception):
         self.seconds = seconds
 
 
+class _Timely(io.RawIOBase):
+    """What a socket receives until a moment, however slowly it comes: a socket's own limit is for each part alone."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
+        self._raw, self._sock = raw, sock
+        self._until = time.monotonic() + (sock.gettimeout() or SECONDS)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return cast("int | None", self._raw.readinto(buffer))
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer, its headers and its body within one limit of time."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        self.fp = io.BufferedReader(_Timely(self.fp.detach(), sock))
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, request)
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """An answer that names another place is an error: the key is not for that place."""
 
@@ -210,22 +278,6 @@ def _is_here(host: str) -> bool:
         return False
 
 
-def _said(error: urllib.error.HTTPError) -> str:
-    """What the endpoint said of its refusal, as one short line."""
-    try:
-        raw = error.read(1 << 16)
-        message = json.loads(raw)["error"]
-        message = message["message"] if isinstance(message, dict) else message
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError):
-        return ""
-    return f" ({_short(message)})"
-
-
 def _seconds(text: str | None) -> float:
     """Seconds of a ``Retry-After``; 0 for none, or a date."""
     return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 6 else 0.0
-
-
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return "".join(each if each.isprintable() else "?" for each in text[:200])

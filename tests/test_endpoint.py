@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -206,3 +208,66 @@ def test_our_own_server_teaches(tmp_path: Path, corpus: Path, data: Path, monkey
     assert teacher["name"] == "tiny" and teacher["address"] == served.url + "/v1" and "a-key" not in json.dumps(teacher)
     texts = [json.loads(line) for line in (tmp_path / "one" / "teacher" / "texts.jsonl").read_text().splitlines()]
     assert [text["number"] for text in texts] == list(range(9)) and len({text["text"] for text in texts}) > 5
+
+
+@contextlib.contextmanager
+def dripping(head: bytes, drip: bytes) -> Iterator[str]:
+    """A server that sends a beginning, and then a byte now and then, without end."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    threading.Thread(target=drop, args=(connection,), daemon=True).start()
+
+        def drop(connection: socket.socket) -> None:
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                connection.sendall(head)
+                while not ended.wait(0.05):
+                    connection.sendall(drip)
+
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        finally:
+            ended.set()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nX: ",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n",
+        b"HTTP/1.1 400 No\r\nContent-Length: 99999\r\n\r\n",
+        b"",
+    ],
+)
+def test_an_answer_that_drips_ends(head: bytes) -> None:
+    """Each byte comes within the limit of a socket; together they would take hours."""
+    began = time.monotonic()
+    with dripping(head, b"x") as url, pytest.raises(UserError):
+        written(url, seconds=0.4, tries=1)
+    assert time.monotonic() - began < 10
+
+
+def test_the_key_is_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an endpoint says is shown and kept, and it may say the key."""
+    monkeypatch.setenv(KEY, "sk-secret-0123456789")
+    said = "x" * 190 + os.environ[KEY]
+    for status in (400, 401, 503):
+        with fake(answer({"error": {"message": said}}, status)) as server, pytest.raises(UserError) as found:
+            written(server.url, tries=1)
+        assert "sk-secret" not in str(found.value) and "(the key)" in str(found.value)
+    for body in (
+        {"choices": [{"text": [said]}]},
+        {"x": said},
+        b'{"%b": 1, "%b": 2}' % (2 * (os.environ[KEY].encode(),)),
+    ):
+        with fake(answer(body)) as server, pytest.raises(UserError) as found:
+            written(server.url, tries=1)
+        assert "sk-secret" not in str(found.value)
