@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, Final
 
 from clearseek.endpoint import Endpoint, Named, NoAnswerError
@@ -23,6 +24,8 @@ AWAY: Final = 8
 """Requests in a row that bring no answer before the endpoint is given up."""
 SECONDS: Final = 120.0
 TRIES: Final = 4
+_CHARACTERS: Final = 256
+"""Most characters that a token is taken to have; a longer answer is of more tokens than were asked for."""
 
 
 class Remote:
@@ -70,6 +73,10 @@ class Remote:
         text = choice.get("message", {}).get("content") if chat else choice.get("text")
         if not isinstance(text, str):
             raise NoAnswerError(f"{self._endpoint.address}{path}: an answer without text")
+        if len(text) > _CHARACTERS * (task.max_tokens + 16):
+            raise NoAnswerError(
+                f"{self._endpoint.address}{path}: {len(text):,} characters, more than {task.max_tokens:,} tokens have"
+            )
         found = [place for stop in task.stops if (place := text.find(stop)) >= 0]
         text = text[: min(found)] if found else text
         return Answered(prompt, output=text, ended=bool(found) or choice.get("finish_reason") == "stop")
@@ -90,9 +97,18 @@ class Remote:
         places, logprobs = told.get("text_offset"), told["token_logprobs"]
         if not isinstance(places, list) or not isinstance(logprobs, list) or len(places) != len(logprobs):
             raise NoAnswerError(f"{self._endpoint.address}/completions: log-probabilities without their places")
-        kept = [value for place, value in zip(places, logprobs, strict=True)
-                if isinstance(place, int) and len(prompt) <= place < len(text)]  # fmt: skip
-        if not kept or not all(type(value) in (int, float) and math.isfinite(value) and value <= 0 for value in kept):
+        if not _is_order(places) or sum(place >= len(text) for place in places) > 1:  # of what it wrote, one token
+            raise NoAnswerError(
+                f"{self._endpoint.address}/completions: places that are none of its prompt's characters"
+            )
+        # A token that begins in the prompt and reaches into the target counts: half of one has no probability.
+        kept = [value for place, end, value in zip(places, [*places[1:], len(text)], logprobs, strict=True)
+                if max(place, end - 1) >= len(prompt) and place < len(text)]  # fmt: skip
+        if (
+            not kept
+            or len(kept) > len(target.encode()) + 1
+            or not all(type(value) in (int, float) and math.isfinite(value) and value <= 0 for value in kept)
+        ):
             raise NoAnswerError(f"{self._endpoint.address}/completions: a log-probability that is none")
         return Answered(prompt, output=target, logprobs=[float(value) for value in kept])
 
@@ -113,3 +129,8 @@ class Remote:
         if not isinstance(choice.get("message", {}), dict):
             raise NoAnswerError(f"{self._endpoint.address}{path}: a message that is none")
         return choice
+
+
+def _is_order(places: list[Any]) -> bool:
+    """Whether places of tokens are whole numbers that never fall."""
+    return all(type(place) is int and place >= 0 for place in places) and all(a <= b for a, b in pairwise(places))

@@ -152,6 +152,38 @@ def test_bits_of_an_echo(tmp_path: Path) -> None:
             assert all("log-probability that is none" in each.missing or "not valid" in each.missing for each in found)
 
 
+def test_an_answer_that_is_longer_than_was_asked_for_is_missing(tmp_path: Path) -> None:
+    """Kept, 256 of them would fill the memory, and a line of the records' file have no end."""
+    with api(lambda number, body: said("1" * 10**6 if number % 5 == 0 else solved(body))) as remote:
+        scores = evaluate(remote, [build("sums", ASKING)], ASKING, tmp_path).tasks["sums"].scores
+    _, records, _ = read_records(tmp_path / "sums.jsonl")
+    assert scores["missing"] == 5 and all("1,000,000 characters" in each.note for each in records if each.missing)
+
+
+def test_a_token_across_the_border_counts(tmp_path: Path) -> None:
+    """Such as a line's end with the next line's spaces: left out, the text behind it would be too cheap."""
+
+    def reply(number: int, body: dict[str, Any]) -> Reply:
+        _, answer = weighed(body["prompt"])
+        told = answer["choices"][0]["logprobs"]
+        told["text_offset"], told["token_logprobs"] = told["text_offset"][::2], told["token_logprobs"][::2]
+        return 200, answer
+
+    asking = Asking(questions=20, texts=[("t", TEXT)])
+    task = build("bits-per-byte:passage=64", asking)
+    with api(reply) as remote:
+        every = wanted(task, asking)
+        for asked, found in zip(every, remote.answer(task, asking, every), strict=True):
+            begins, size = len(asked.question.prompt), len(asked.question.target)
+            assert found.logprobs == [-1.0] * ((begins + size + 1) // 2 - begins // 2)
+    for places in ([*range(3, 900)], [0, 5, 4], [0, 1.5, 2], [0, True, 2]):  # of bytes, say, or no places
+        told = {"text_offset": places, "token_logprobs": [-1.0] * len(places)}
+        choice = {"text": "x", "logprobs": told}
+        with api(lambda number, body, choice=choice: (200, {"choices": [choice]})) as remote:  # type: ignore[misc]
+            found = next(iter(remote.answer(task, asking, every[:1])))
+            assert "places that are none" in found.missing
+
+
 def test_our_own_server_answers_as_the_engine_does() -> None:
     from tests.serve.served import serving, tiny_model
 
