@@ -175,6 +175,10 @@ def _load_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid YAML: {shorten(' '.join(str(error).split()))}") from None
 
 
+_MOST_BITS = 1024
+"""Of a whole number that is read; more than any floating-point number has."""
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values, no aliases, no key twice."""
 
@@ -183,6 +187,13 @@ class _Loader(yaml.SafeLoader):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases are not read", mark)
         return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        """A whole number; one in hexadecimal may have more digits than Python writes out in decimal ones."""
+        number = super().construct_yaml_int(node)
+        if number.bit_length() > _MOST_BITS:
+            raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
+        return number
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -193,3 +204,6 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
