@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clearseek.cli.exits import INTERRUPTED
 from clearseek.cli.models import STORED
 from clearseek.cores import default_threads, sharing_cores
-from clearseek.errors import UserError
+from clearseek.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from clearseek.evaluate.answerers import Answerer
@@ -100,6 +100,7 @@ def _evaluated(
     from clearseek.evaluate.evaluation import evaluate
 
     asking = _asking(arguments, name)
+    _refuse_of_harness(arguments, name)
     tasks = _tasks(arguments, asking)
     folder = out or _folder(name)
     answerer, progress = _answerer(arguments, name), _Progress(arguments.json)
@@ -114,6 +115,30 @@ def _of_harness(wanted: Sequence[str]) -> list[str]:
     return [each.removeprefix("harness:") for each in wanted if each.startswith("harness:")]
 
 
+def _refuse_of_harness(arguments: argparse.Namespace, name: str) -> None:
+    """Raise UserError, before anything is asked, for what tasks of the harness, or no others, can be asked."""
+    wanted = _of_harness(arguments.tasks or ())
+    if wanted and _is_address(name):
+        raise UserError(
+            "tasks of the harness need the model here; for a model behind an API call the harness itself: "
+            "lm_eval run --model local-completions (docs/evaluate.md)"
+        )
+    drawn = [
+        ("--samples", arguments.samples, 1),
+        ("--temperature", arguments.temperature, 0),
+        ("--seed", arguments.seed, 0),
+    ]
+    theirs = [("--include-path", arguments.include_path, None), ("--few-shot", arguments.few_shot, None),
+              ("--allow-download", arguments.allow_download, False)]  # fmt: skip
+    given = [option for option, value, unset in (drawn if wanted else theirs) if value != unset]
+    if wanted and given:
+        raise UserError(
+            f"{', '.join(given)}: tasks of the harness have their own: evaluate them by a command of their own"
+        )
+    if given:
+        raise UserError(f"{', '.join(given)}: for tasks of the harness: name one, such as --tasks harness:gsm8k")
+
+
 def _harness(
     arguments: argparse.Namespace, answerer: Answerer, names: Sequence[str], folder: Path, index: Index,
     progress: _Progress,
@@ -122,11 +147,7 @@ def _harness(
     from clearseek.evaluate.harness.evaluation import evaluate_tasks
     from clearseek.evaluate.harness.tasks import Options
 
-    if not isinstance(answerer, Local):
-        raise UserError(
-            "tasks of the harness need the model here; for a model behind an API call the harness itself: "
-            "lm_eval run --model local-completions (docs/evaluate.md)"
-        )
+    assert isinstance(answerer, Local), "refused before"
     options = Options(
         arguments.include_path, arguments.questions, arguments.few_shot, arguments.template == "chat",
         allow_download=arguments.allow_download,
@@ -167,13 +188,13 @@ def _folder(name: str) -> Path:
 
 
 def _asking(arguments: argparse.Namespace, name: str) -> Asking:
-    from clearseek.evaluate.tasks import Asking
+    from clearseek.evaluate.tasks import MOST_QUESTIONS, MOST_SAMPLES, Asking
 
     wrong = [
         f"--{option} {value}: use {use}"
         for option, value, fits, use in (
-            ("questions", arguments.questions, 1 <= arguments.questions <= 1 << 20, "a number from 1 up"),
-            ("samples", arguments.samples, 1 <= arguments.samples <= 1 << 16, "a number from 1 up"),
+            ("questions", arguments.questions, 1 <= arguments.questions <= MOST_QUESTIONS, "a number from 1 up"),
+            ("samples", arguments.samples, 1 <= arguments.samples <= MOST_SAMPLES, "a number from 1 up"),
             ("temperature", arguments.temperature, 0 <= arguments.temperature <= 100, "a number from 0 to 100"),
             ("seed", arguments.seed, 0 <= arguments.seed < 2**53, "a whole number from 0 up"),
         )
@@ -271,9 +292,10 @@ class _Progress:
 def _show(arguments: argparse.Namespace, folder: Path, index: Index, compared: Sequence[Versus]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False)
-    table = Table(title=str(index.model["name"]), title_justify="left")
+    table = Table(title=Text(one_line(str(index.model["name"]))), title_justify="left")  # a stranger's name
     fixed = any("fixed" in task.scores for task in index.tasks.values())
     columns = [
         "task",
@@ -286,10 +308,10 @@ def _show(arguments: argparse.Namespace, folder: Path, index: Index, compared: S
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left", no_wrap=number in (0, len(columns) - 1))
     for name, task in index.tasks.items():
-        table.add_row(name, *_row(task.scores, fixed))
+        table.add_row(Text(one_line(name)), *_row(task.scores, fixed))
     console.print(table)
     for each in compared:
-        console.print(f"{each.task}: {each.sentence()}", markup=False)
+        console.print(one_line(f"{each.task}: {each.sentence()}"), markup=False)
     console.print(f"records: {folder}", markup=False)
 
 

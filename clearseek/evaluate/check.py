@@ -21,7 +21,7 @@ from clearseek.evaluate.evaluation import asking_of, bits, recorded, settings_of
 from clearseek.evaluate.harness.evaluation import harness_faults
 from clearseek.evaluate.records import Head, Index, Record, read_index, read_records
 from clearseek.evaluate.records import Task as Listed
-from clearseek.evaluate.scores import summary
+from clearseek.evaluate.scores import refuse_uneven, summary
 from clearseek.evaluate.tasks import HARNESS, Asking, NotHereError, Task, rebuild
 from clearseek.files import sha256_file
 from clearseek.inference.text import Bytes, Text
@@ -73,15 +73,21 @@ def look(folder: Path, index: Index, tokenizer: Tokenizer | None = None, **here:
         found += [f"{path}:{line}: {what}" for line, what in harness_faults(head, records)]
         undecided = ""
         try:
-            found += [f"{path}:{line}: {what}" for line, what in _faults_of(head, records, tokenizer, here)]
+            for line, what in _faults_of(head, records, tokenizer, here):
+                found.append(f"{path}:{line}: {what}")
         except (OtherVersionError, NotHereError) as error:
             undecided = str(error)
         except UserError as error:
             found.append(f"{path}:1: {error}")
         if head.task != name or head.model != index.model or chain != task.chain:
             found.append(f"{path}: its task, model or last hash is another than index.json says")
-        if not _same_scores(summary(head, records), task):
-            found.append(f"{path}: scores in index.json are not those of the records")
+        try:
+            refuse_uneven(head, records)
+            same = _same_scores(summary(head, records), task)
+        except UserError as error:
+            found.append(f"{path}: {error}")
+        else:
+            found += [f"{path}: scores in index.json are not those of the records"] * (not same)
         yield Looked(name, tuple(found), undecided, head, tuple(records))
 
 
@@ -116,6 +122,9 @@ def _faults_of(
     head: Head, records: Sequence[Record], tokenizer: Tokenizer | None, here: dict[str, Any]
 ) -> Iterator[tuple[int, str]]:
     """Lines with what is wrong with them."""
+    if len(records) != head.questions * head.samples:  # before so many are made as the file says
+        yield 1, f"{len(records):,} records of {head.questions * head.samples:,}"
+        return
     task, asking = task_of(head, here)
     every = wanted(task, asking)
     if settings_of(task, asking) != head.settings or len(task.questions) != head.questions:

@@ -12,10 +12,10 @@ import clearseek
 from clearseek.cores import default_threads
 from clearseek.errors import UserError
 from clearseek.evaluate.answerers import Answered, Answerer, Asked, seed_of
-from clearseek.evaluate.records import Head, Index, Log, Record, file_name, write_index
+from clearseek.evaluate.records import Head, Index, Log, Record, file_name, refuse_other_model, write_index
 from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.scores import summary
-from clearseek.evaluate.tasks import Asking, Task
+from clearseek.evaluate.tasks import MOST_QUESTIONS, MOST_SAMPLES, Asking, Task
 from clearseek.files import sha256_file
 
 Progress = Callable[[str, int, int], None]
@@ -47,6 +47,7 @@ def evaluate(
     Returns the index of these tasks; the folder's has those of earlier evaluations of the same model as well.
     """
     index = Index(model=answerer.model, tasks={})
+    refuse_other_model(folder, index)
     for task in tasks:
         log = Log(folder / file_name(task.name), head_of(answerer, task, asking))
         _ask(answerer, task, asking, log, progress or (lambda task, done, total: None), stopped)
@@ -83,10 +84,13 @@ def asking_of(head: Head, **here: Any) -> Asking:
     """What was asked, from a file's first line; `here` gives texts, and whether code may be run."""
     s: dict[str, Any] = head.settings
     try:
-        return Asking(
+        asking = Asking(
             int(s["questions"]), head.samples, float(s.get("temperature", 0.0)), s.get("template", "plain"),
             int(s["seed"]), **here,
         )  # fmt: skip
+        if not (1 <= asking.questions <= MOST_QUESTIONS and asking.samples <= MOST_SAMPLES):
+            raise ValueError(f"{asking.questions:,} questions, {asking.samples:,} samples")
+        return asking
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{head.task}: settings that are not whole: {error}") from None
 
@@ -137,14 +141,17 @@ def _ask(
         _asked(answerer, task, asking, every[done : done + answerer.at_once], log.add)
         progress(task.name, len(log.records), len(every))
     if lost:  # in an earlier attempt
-        records = list(log.records)
-        for first in range(0, len(lost), answerer.at_once):
-            numbers = lost[first : first + answerer.at_once]
-            found = list[Record]()
-            _asked(answerer, task, asking, [every[number] for number in numbers], found.extend)
-            for number, record in zip(numbers, found, strict=True):
+        records, found = list(log.records), list[Record]()
+        try:
+            for first in range(0, len(lost), answerer.at_once):
+                if stopped():
+                    raise StoppedError
+                numbers = lost[first : first + answerer.at_once]
+                _asked(answerer, task, asking, [every[number] for number in numbers], found.extend)
+        finally:  # what came is kept, also before a fault
+            for number, record in zip(lost, found, strict=False):
                 records[number] = record
-        log.replace(records)
+            log.replace(records)
 
 
 def _asked(

@@ -15,8 +15,9 @@ from clearseek.evaluate.answerers import Local
 from clearseek.evaluate.logits import CLOSE
 from clearseek.evaluate.records import Head, Record
 
-_FORM: Final = "F32"
-"""How weights were stored where rounding is known to stay below :data:`clearseek.evaluate.logits.CLOSE`."""
+FORM: Final = "F32"
+"""How weights were stored where rounding is known to stay below :data:`clearseek.evaluate.logits.CLOSE`; of others
+nothing is contradicted."""
 
 
 def contradiction(local: Local, head: Head, stated: Record, found: Record) -> str:
@@ -30,7 +31,7 @@ def contradiction(local: Local, head: Head, stated: Record, found: Record) -> st
     """
     if stated.missing != found.missing or stated.prompt_ids != found.prompt_ids:
         return "an answer came for one of them alone, or another prompt was read"
-    if stated.missing or head.environment.get("weights stored as") != _FORM:
+    if stated.missing or head.environment.get("weights stored as") != FORM:
         return ""
     prompt, ids, logprobs = stated.prompt_ids, stated.output_ids, stated.logprobs
     if prompt is None or ids is None or logprobs is None or len(ids) != len(logprobs):

@@ -36,6 +36,8 @@ class _Strict(BaseModel):
 
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+TaskName = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
+"""One line that steers no terminal: it stands in tables, in cards and in commands."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -43,7 +45,7 @@ class Head(_Strict):
     """What was asked of whom."""
 
     form: Literal["clearseek-evaluation-1"] = FORM
-    task: str
+    task: TaskName
     version: Count
     """Of the task: another one may ask or score differently."""
     settings: dict[str, JsonValue]
@@ -112,7 +114,7 @@ class Index(_Strict):
 
     form: Literal["clearseek-evaluation-1"] = FORM
     model: dict[str, JsonValue]
-    tasks: dict[str, Task]
+    tasks: dict[TaskName, Task]
 
 
 def file_name(task: str) -> str:
@@ -214,10 +216,24 @@ def read_index(folder: Path) -> Index:
     return index
 
 
+def refuse_other_model(folder: Path, index: Index) -> None:
+    """Raise UserError where a folder holds an evaluation of another model than an index is of."""
+    if (folder / INDEX).is_file() and (found := read_index(folder).model) != index.model:
+        names = sorted(name for name in found | index.model if found.get(name) != index.model.get(name))
+        raise UserError(
+            f"{folder}: holds an evaluation of another model ({', '.join(f'model.{name}' for name in names)}): give "
+            "another --out, or delete the folder"
+        )
+
+
 def write_index(folder: Path, index: Index) -> None:
-    """Write an evaluation's index; tasks of the same model that the folder's index has besides stay in it."""
-    if (folder / INDEX).is_file() and (before := read_index(folder)).model == index.model:
-        index = index.model_copy(update={"tasks": before.tasks | index.tasks})
+    """Write an evaluation's index; tasks that the folder's index has besides stay in it.
+
+    Raises UserError where the folder is of another model.
+    """
+    refuse_other_model(folder, index)
+    if (folder / INDEX).is_file():
+        index = index.model_copy(update={"tasks": read_index(folder).tasks | index.tasks})
     write_atomic(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 

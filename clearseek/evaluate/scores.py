@@ -43,17 +43,22 @@ def answered(records: Sequence[Record]) -> dict[str, list[Record]]:
     return {name: found for name, found in by_name.items() if name not in lost}
 
 
+def refuse_uneven(head: Head, records: Sequence[Record]) -> None:
+    """Raise UserError where a question has another number of answers than was asked for, or a text is empty."""
+    if any(each != head.samples for each in Counter(record.name for record in records).values()):
+        raise UserError(f"{head.task}: a question with more or fewer than {head.samples:,} answers: evaluate again")
+    if unit_of(head) == BITS and any(not (record.missing or record.output) for record in records):
+        raise UserError(f"{head.task}: bits of an empty text: evaluate again")
+
+
 def summary(head: Head, records: Sequence[Record]) -> dict[str, Any]:
     """Score of a task, with intervals that say what they answer; plain values for JSON.
 
     ``fixed`` holds the score had the same questions been asked without end, ``sampled`` that of questions like these.
     With one sample of each, ``sampled`` is Wilson's interval and ``exact`` is Clopper and Pearson's.
-    Raises UserError where a question has another number of answers than was asked for.
     """
     whole = answered(records)
     names = {record.name for record in records}
-    if any(len(found) != head.samples for found in whole.values()):
-        raise UserError(f"{head.task}: a question with more or fewer than {head.samples:,} answers: evaluate again")
     said: dict[str, Any] = {
         "unit": unit_of(head), "questions": len(whole), "missing": len(names) - len(whole), "samples": head.samples,
         "confidence": CONFIDENCE,
@@ -68,8 +73,6 @@ def summary(head: Head, records: Sequence[Record]) -> dict[str, Any]:
 def _bits(records: Sequence[Record]) -> dict[str, Any]:
     bits = np.array([record.score for record in records], dtype=np.float64)
     size = np.array([len(record.output.encode()) for record in records], dtype=np.float64)
-    if not size.all():
-        raise UserError("bits of an empty text: evaluate again")
     return {"score": float(bits.sum() / size.sum()), "sampled": _ratio_interval(bits, size), "bytes": int(size.sum())}
 
 
@@ -129,9 +132,7 @@ class Versus:
         said = self.found.sentence(-1.0, BITS, digits=4) if self.unit == BITS else self.found.sentence()
         said += f"; {self.alone:,} questions that not both answered are left out" if self.alone else ""
         first, second = self.templates
-        return (
-            said if first == second else f"{said}; templates: {first} for the first, {second} for the other"
-        )
+        return said if first == second else f"{said}; templates: {first} for the first, {second} for the other"
 
     def values(self) -> dict[str, Any]:
         """All of it as plain values; differences are the first's score minus the second's, as the records have them."""
@@ -144,9 +145,12 @@ class Versus:
 
 
 def read_scores(folder: Path) -> dict[str, tuple[Head, list[Record]]]:
-    """Heads and records of an evaluation's tasks."""
+    """Heads and records of an evaluation's tasks. Raises UserError for files that are not of one."""
     index = read_index(folder)
-    return {name: read_records(folder / task.file)[:2] for name, task in index.tasks.items()}
+    found = {name: read_records(folder / task.file)[:2] for name, task in index.tasks.items()}
+    for head, records in found.values():
+        refuse_uneven(head, records)
+    return found
 
 
 def versus(
@@ -189,8 +193,8 @@ def _one(task: str, first: tuple[Head, list[Record]], second: tuple[Head, list[R
     both = [name for name in ours if name in theirs]
     if not both:
         raise UserError(f"{task}: no question that both answered")
-    means = [_means([found[name] for name in both], unit_of(one)) for found in (ours, theirs)]
-    found = compare(*means, samples=one.samples, tasks=tasks)
+    means, others = (_means([found[name] for name in both], unit_of(one)) for found in (ours, theirs))
+    found = compare(means, others, one.samples, tasks=tasks)
     templates = str(one.settings.get("template", "")), str(other.settings.get("template", ""))
     return Versus(task, unit_of(one), found, len(asked) - len(both), templates)
 

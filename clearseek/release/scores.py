@@ -10,6 +10,7 @@ written here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -60,9 +61,14 @@ def table(each: Carried) -> list[str]:
     for name, task in each.index.tasks.items():
         counts = (f"{task.scores[count]:,}" for count in ("questions", "samples", "missing"))
         shown = _shown(task.scores), *(_interval(task.scores, interval) for interval in intervals)
-        rows.append((name, *shown, *counts))
+        rows.append((_text(name), *shown, *counts))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def _text(name: str) -> str:
+    """The name of anybody's task, of which no cell, link or tag comes."""
+    return re.sub(r"[|\[`\\]", r"\\\g<0>", name).replace("<", "&lt;")
 
 
 def _shown(said: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import OtherVersionError, UserError
 from clearseek.evaluate.answerers import Local
 from clearseek.evaluate.check import differences, look
-from clearseek.evaluate.forced import contradiction
+from clearseek.evaluate.forced import FORM, contradiction
 from clearseek.evaluate.records import INDEX, Head, Record, read_records
 from clearseek.evaluate.tasks import NotHereError
 from clearseek.hub.read import import_hf
@@ -115,6 +115,8 @@ class _Weights:
     every: int = 0
     rounded: int = 0
     """Records that came out otherwise where other bits are expected."""
+    unknown: int = 0
+    """Records that came out otherwise, of weights stored so that nobody knows how far rounding goes."""
     notes: list[str] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
     _locals: dict[tuple[str, str], Local] = field(default_factory=dict)
@@ -149,7 +151,10 @@ class _Weights:
                 return f"record {number + 1:,}: {_what(records[number], record)}"
             if wrong := contradiction(local, head, records[number], record):
                 return f"record {number + 1:,}: {wrong}, which is more than another machine's rounding ({others})"
-        self.rounded += len(found)
+        if head.environment["weights stored as"] == FORM:
+            self.rounded += len(found)
+        else:
+            self.unknown += len(found)
         if others and others not in self.notes:
             self.notes.append(others)
         return ""
@@ -158,11 +163,16 @@ class _Weights:
         """Row of records without a contradiction."""
         which = "all" if self.asked == self.every else f"{self.asked:,}, chosen by the nonce,"
         reason = f"{which} of {amount(self.every, 'record')} asked for again: "
-        reason += f"{self.rounded:,} came out otherwise, by no more than rounding" if self.rounded else "the same bits"
+        others = [f"{self.rounded:,} came out otherwise, by no more than rounding"] * (self.rounded > 0)
+        if self.unknown:
+            others.append(
+                f"{self.unknown:,} came out otherwise, and without FP32 nothing tells rounding from invention"
+            )
+        reason += ", ".join(others) or "the same bits"
         reason += "".join(f"; this machine is another ({note})" for note in self.notes)
         if self.undecided:
             reason += f"; not asked: {'; '.join(self.undecided)}"
-        if self.rounded or self.undecided:
+        if self.rounded or self.unknown or self.undecided:
             return ask.VERIFY_RECORDS.unknown(Grade.PRESENT, reason, _PLACE)
         return ask.VERIFY_RECORDS.yes(Grade.REEXECUTED, reason, _PLACE)
 

@@ -104,7 +104,9 @@ def test_a_model_behind_an_api(cli: Callable[..., Said], tmp_path: Path) -> None
         (["RUN", "--text", "absent.txt"], "absent.txt"),
         (["RUN", "--against", "no-such-model", "--tasks", "sums", "--questions", "1"], "no-such-model: no such folder"),
         (["RUN", "--against", "RUN", "--tasks", "sums", "--questions", "1"], "give --out for the first"),
-        (["http://127.0.0.1:9/v1", "--tasks", "harness:x"], "no connection|need the model here"),
+        (["http://127.0.0.1:9/v1", "--tasks", "harness:x"], "need the model here"),
+        (["RUN", "--tasks", "harness:x", "--samples", "8", "--temperature", "1"], "--samples, --temperature: .*own"),
+        (["RUN", "--tasks", "sums", "--allow-download", "--few-shot", "2"], "--few-shot, --allow-download: for tasks"),
         (["http://example.org/v1?x=1"], "MODEL = 'http://example.org/v1.x=1': not an address"),
     ],
 )

@@ -59,6 +59,10 @@ def changed_at(place: int, head: Head, records: list[Record], **changed: Any) ->
     return head, [*records[:place], records[place].model_copy(update=changed), *records[place + 1 :]]
 
 
+def asked_for(head: Head, questions: int) -> Head:
+    return head.model_copy(update={"settings": head.settings | {"questions": questions}})
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -77,7 +81,9 @@ def changed_at(place: int, head: Head, records: list[Record], **changed: Any) ->
         (lambda head, records: (head, [*records[:10], records[11], records[10], *records[12:]]), "is another one"),
         (lambda head, records: (head.model_copy(update={"version": 2}), records), "version 2 was asked"),
         (lambda head, records: (head.model_copy(update={"settings": head.settings | {"seed": 1}}), records), "another"),
-        (lambda head, records: (head.model_copy(update={"questions": 249}), records), "other questions"),
+        (lambda head, records: (head.model_copy(update={"questions": 249}), records), "1,000 records of 996"),
+        (lambda head, records: (asked_for(head, 2**62), records), "settings that are not whole: 4,611"),
+        (lambda head, records: (head.model_copy(update={"questions": 2**62}), records), "1,000 records of 18,446"),
         (lambda head, records: (head.model_copy(update={"task": "no-such"}), records), "no task 'no-such'"),
     ],
 )

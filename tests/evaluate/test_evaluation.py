@@ -17,7 +17,7 @@ from clearseek.errors import UserError
 from clearseek.evaluate.answerers import Answered, Asked
 from clearseek.evaluate.evaluation import StoppedError, evaluate
 from clearseek.evaluate.records import read_records
-from clearseek.evaluate.scores import read_scores, summary, versus
+from clearseek.evaluate.scores import read_scores, refuse_uneven, summary, versus
 from clearseek.evaluate.statistics import exact_interval, fixed_questions, sampled_questions, wilson_interval
 from clearseek.evaluate.tasks import Asking, Task, build
 from tests.evaluate.scripted import Scripted, mostly, right
@@ -218,7 +218,7 @@ def test_a_question_with_too_many_answers_is_refused(tmp_path: Path) -> None:
     evaluate(Scripted(right), [build("addition", ASKING)], ASKING, tmp_path)
     head, records, _ = read_records(tmp_path / "addition.jsonl")
     with pytest.raises(UserError, match="more or fewer than 1 answers"):
-        summary(head, [*records, records[0]])
+        refuse_uneven(head, [*records, records[0]])
 
 
 def test_tasks_of_one_model_gather(tmp_path: Path) -> None:
@@ -231,5 +231,35 @@ def test_tasks_of_one_model_gather(tmp_path: Path) -> None:
 def test_the_index_says_which_model(tmp_path: Path) -> None:
     evaluate(Scripted(right, "a name"), [build("addition", ASKING)], ASKING, tmp_path)
     assert json.loads((tmp_path / "index.json").read_text())["model"] == {"name": "a name"}
-    with pytest.raises(UserError, match=r"model\.name"):
-        evaluate(Scripted(right, "another"), [build("addition", ASKING)], ASKING, tmp_path)
+    before = contents(tmp_path)
+    for task in ("addition", "sums"):  # another task would leave the first model's records in no index
+        with pytest.raises(UserError, match=r"model\.name"):
+            evaluate(Scripted(right, "another"), [build(task, ASKING)], ASKING, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_what_was_missing_is_asked_again_and_kept(tmp_path: Path) -> None:
+    """Also where a fault, or Ctrl-C, ends the second attempt."""
+    task = build("addition", ASKING)
+    evaluate(Scripted(lambda asked: None if asked.number % 2 else right(asked)), [task], ASKING, tmp_path)
+
+    def breaks(asked: Asked) -> str:
+        if asked.number == 21:
+            raise UserError("the line broke")
+        return right(asked)
+
+    def missing() -> int:
+        return sum(record.missing for record in read_records(tmp_path / "addition.jsonl")[1])
+
+    assert missing() == 20
+    with pytest.raises(UserError, match="the line broke"):
+        evaluate(Scripted(breaks), [task], ASKING, tmp_path)
+    assert missing() == 10
+    looks = iter([False, True])
+    with pytest.raises(StoppedError):
+        evaluate(Scripted(right, at_once=4), [task], ASKING, tmp_path, stopped=lambda: next(looks))
+    assert missing() == 6
+    assert evaluate(Scripted(right), [task], ASKING, tmp_path).tasks["addition"].scores["right"] == 40
+    evaluate(Scripted(right), [task], ASKING, tmp_path / "at once")
+    assert contents(tmp_path / "at once") == {name: (tmp_path / name).read_bytes() for name in
+                                             ("addition.jsonl", "index.json")}  # fmt: skip

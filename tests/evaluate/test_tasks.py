@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -85,6 +87,68 @@ def test_python_that_parses(output: str, ended: bool, reward: float) -> None:
     assert task.score(question, output, ended).reward == reward
 
 
+@pytest.mark.parametrize("output", ["", "  \n", "@@@@ ((", "x y"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_beginning_alone_is_no_program(output: str, ended: bool) -> None:
+    """Imports parse without a word of the model's."""
+    task = build("python", Asking(questions=64))
+    assert any(question.prompt.startswith("import ") for question in task.questions)
+    assert not any(task.score(question, output, ended).reward for question in task.questions)
+
+
+NESTED = (
+    "(",
+    "[",
+    "{",
+    "([{",
+    "-",
+    "~",
+    "not ",
+    "lambda:",
+    "f(",
+    "x[",
+    "{1:",
+    "await ",
+    "**",
+    "f'{",
+    "a=",
+    "A(",
+    "(a:=",
+)
+CHAINED = (
+    ".a",
+    "[0]",
+    "()",
+    "+1",
+    "**1",
+    "<1",
+    " or 1",
+    " if 1 else 1",
+    ",1",
+    ";1",
+    "\nelif 1:\n 1",
+    "\n@a",
+    " not in 1",
+)
+
+
+def test_no_nesting_crashes_the_parser() -> None:
+    """In a process of its own: a crash of the interpreter would take the tests with it."""
+    script = (
+        "from tests.evaluate.test_tasks import CHAINED, NESTED\n"
+        "from clearseek.evaluate.tasks.code import LONGEST, _parses\n"
+        "from clearseek.evaluate.tasks.task import Question\n"
+        "for text in (*(each * (LONGEST // len(each)) for each in NESTED),\n"
+        "             *('1' + each * (LONGEST // len(each) - 8) for each in CHAINED)):\n"
+        "    for ended in (True, False):\n"
+        "        _parses(Question('a', ''), text, ended)\n"
+        "print('all')\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "all\n"), done.stderr[-500:]
+
+
 @settings(max_examples=50)
 @given(st.text(max_size=200), st.booleans())
 def test_no_text_breaks_a_scorer(text: str, ended: bool) -> None:
@@ -115,7 +179,7 @@ def test_other_text_is_refused() -> None:
     [
         ("adition", "no task 'adition' .*addition"),
         ("addition:digit=3", "no option 'digit' .*digits"),
-        ("addition:digits=x", "digits"),
+        ("addition:digits=x", "of another kind, .*digits"),
         ("addition:digits=99", "digits"),
         ("addition:digits", "write options as"),
         ("addition:max_tokens=0.5", "max_tokens = 0.5"),

@@ -8,6 +8,9 @@ whoever has the settings.
 from __future__ import annotations
 
 from clearseek.evaluate.tasks.registry import BUILDERS, DEFAULT, HARNESS, build, rebuild
-from clearseek.evaluate.tasks.task import Asking, NotHereError, Question, Task
+from clearseek.evaluate.tasks.task import MOST_QUESTIONS, MOST_SAMPLES, Asking, NotHereError, Question, Task
 
-__all__ = ["BUILDERS", "DEFAULT", "HARNESS", "Asking", "NotHereError", "Question", "Task", "build", "rebuild"]
+__all__ = [
+    "BUILDERS", "DEFAULT", "HARNESS", "MOST_QUESTIONS", "MOST_SAMPLES", "Asking", "NotHereError", "Question", "Task",
+    "build", "rebuild",
+]  # fmt: skip

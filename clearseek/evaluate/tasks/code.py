@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import sys
+import threading
 import warnings
 
 from clearseek.errors import UserError
@@ -23,6 +24,8 @@ from clearseek.problems.sandbox import Call, Limits, code_reward, refuse_unguard
 VERSION = 1
 LONGEST = 1 << 16
 """Characters of a program that is parsed."""
+_PARSING = threading.Lock()
+"""Filters of warnings are the process's: two threads that change them would leave them changed."""
 _BEGINNINGS = (
     "def {a}({b}):\n", "def {a}(self, {b}, {c}):\n", "class {A}:\n", "class {A}({B}):\n", "import {a}\n",
     "from {a} import {b}\n", "for {a} in {b}:\n", "if {a}:\n", "{a} = [", "{a} = {{", "try:\n    {a}", "@{a}\ndef {b}(",
@@ -77,15 +80,15 @@ def python(asking: Asking, max_tokens: int = 128, grammar: str = "") -> Task:
 
 def _parses(question: Question, output: str, ended: bool) -> Scored:
     """Right if the program parses, less a last statement that the longest output cut off."""
-    text = question.prompt + output
+    text, asked = question.prompt + output, len(question.prompt.rstrip())
     if len(text) > LONGEST:
         return Scored(0.0, "too long")
     if not ended:
         text = _whole(text)
-        if not text.strip():
-            return Scored(0.0, "no whole statement")
+    if len(text.rstrip()) <= asked:  # some beginnings parse alone
+        return Scored(0.0, "nothing whole was written")
     try:
-        with warnings.catch_warnings():
+        with _PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes in the model's text
             ast.parse(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError):

@@ -76,7 +76,10 @@ def _unknown(name: str, error: TypeError) -> str:
     import inspect
 
     known = [each for each in inspect.signature(BUILDERS[name]).parameters if each != "asking"]
-    given = str(error).rpartition("argument ")[2].strip("'\"")
+    _, named, given = str(error).rpartition("argument ")
+    if not named:
+        return f"an option's value is of another kind, such as a text for a number; its options: {', '.join(known)}"
+    given = given.strip("'\"")
     return f"no option {given!r}{nearest(given, known)}; its options: {', '.join(known) or 'none'}"
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from clearseek.errors import UserError
 from clearseek.problems.rewards import Scored
 
+MOST_QUESTIONS: Final = 1 << 20
+MOST_SAMPLES: Final = 1 << 16
+"""Questions of a task, and answers to each, that are asked at most."""
 Template = Literal["plain", "chat"]
 Scorer = Callable[["Question", str, bool], Scored]
 """Score of a question's output, given whether the model ended it itself."""
