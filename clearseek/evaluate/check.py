@@ -129,8 +129,6 @@ def _faults_of(
     every = wanted(task, asking)
     if settings_of(task, asking) != head.settings or len(task.questions) != head.questions:
         yield 1, "settings that make other questions"
-    if len(records) != len(every):
-        yield 1, f"{len(records):,} records of {len(every):,}"
     bytes_of = None if tokenizer is None else Bytes(tokenizer)
     for line, (record, asked) in enumerate(zip(records, every, strict=False), 2):
         for what in _faults_of_one(record, asked, task, asking, tokenizer):

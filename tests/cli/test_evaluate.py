@@ -119,6 +119,14 @@ def test_what_is_refused(
     assert re.search(told, said.err.replace("\n", " ")), said.err
 
 
+def test_a_strangers_name_steers_no_terminal(cli: Callable[..., Said]) -> None:
+    """An endpoint names its model as it likes: no markup, which may not even be whole, and no escape codes."""
+    with serving(tiny_model()) as served:
+        name = "[/red]\x1b]0;evil\x07"
+        said = cli(served.url + "/v1", "--tasks", "sums", "--questions", 1, "--model-name", name)
+    assert "Traceback" not in said.err and "\x1b" not in said.out + said.err and "[/red]" in said.out + said.err
+
+
 def test_text_that_is_none(cli: Callable[..., Said], runs: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "bytes.bin").write_bytes(b"\xff\xfe")
     said = cli(runs[0], "--text", tmp_path / "bytes.bin")

@@ -167,3 +167,13 @@ def test_lists_of_yaml() -> None:
     for text in ("a: 1", "", "- {", "- &a 1\n- *a"):
         with pytest.raises(UserError, match=r"^x"):
             read_yaml_list(text, "x")
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 5000, "0b" + "1" * 99999, "9" * 5000])
+def test_a_number_that_nobody_can_write_out(number: str) -> None:
+    """Python writes no whole number of more than 4,300 digits, and YAML has hexadecimal ones."""
+    for text in (f"- value: {number}", f"- {{{number}: 1}}", f"- [{number}]"):
+        with pytest.raises(UserError, match="not valid YAML"):
+            read_yaml_list(text, "a file")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_yaml(f"{number}: 1", "a file")
