@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clearseek.errors import UserError
 from clearseek.reading.benchmarks import BENCHMARKS, by_data_set, by_label, samples_in
-from clearseek.reading.card import Document, read_yaml_list
+from clearseek.reading.card import Document, read_yaml, read_yaml_list
 from clearseek.reading.scores import Score, file_scores, index_scores, table_scores
 from clearseek.reading.source import Folder
 
