@@ -44,6 +44,9 @@ def test_the_worse_ones_end_is_the_target(load: Any) -> None:
     far = [(10.0, 1.5), (20.0, 1.4), (40.0, 1.3)]
     found = compare({"clearseek": runs(far), "transformers": runs(worse)}, "transformers", 1)
     assert found["times_sooner"] == [4.0] and found["bound"] == ["at least"] and found["met"]
+    flat = [(10.0, 3.0), (20.0, 3.0), (50.0, 3.0)]
+    found = compare({"clearseek": runs(flat), "dense gpt": runs([(20.0, 2.0), (40.0, 1.9)])}, "dense gpt", 1)
+    assert found["bound"] == ["unknown"] and not found["met"]
 
 
 @pytest.mark.parametrize("name", ["shakespeare", "quickstart-small"])
