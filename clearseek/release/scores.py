@@ -167,7 +167,8 @@ def _measured(said: Mapping[str, Any]) -> str:
     name = BITS if said["unit"] == BITS else "share right" if "right" in said else "mean reward"
     interval = f", 95 % interval {_interval(said, 'sampled')}" if said.get("sampled") else ""
     samples = f" with {said['samples']:,} answers each" if said["samples"] > 1 else ""
-    return f"{name} of {said['questions']:,} questions{samples}{interval}"
+    missing = f", {said['missing']:,} more without an answer" if said["missing"] else ""
+    return f"{name} of {said['questions']:,} questions{samples}{missing}{interval}"
 
 
 def hub_results(found: Sequence[Carried]) -> dict[str, str]:
