@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from clearseek.data.tokenizer import Tokenizer
 from clearseek.evaluate.answerers import Answered, Asked, Local
 from clearseek.evaluate.check import faults
 from clearseek.evaluate.evaluation import bits, evaluate, listed
-from clearseek.evaluate.records import Head, Log, Record, read_index, read_records, write_index
+from clearseek.evaluate.records import INDEX, Head, Index, Log, Record, read_index, read_records
 from clearseek.evaluate.tasks import Asking, Task, build
 from clearseek.inference.model import Model
 from clearseek.release.evaluations import carried
@@ -37,6 +38,11 @@ def local_of(run: Run) -> Local:
     tokenizer = Tokenizer.load(run.tokenizer)
     packed = Model.of("run", model.config, dict(model.state_dict()), tokenizer, "F32", torch.device("cpu"))
     return Local(packed.without_drafts())
+
+
+def put(folder: Path, index: Index) -> None:
+    """Write an index as a forger does: in place of the one that is there."""
+    (folder / INDEX).write_text(json.dumps(index.model_dump(mode="json")), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def forge(release: Release, task: str, change: Change, folder: str = "greedy", r
     log.replace(records)
     made = listed(path, head, records, log.chain)
     tasks = {**index.tasks, task: made if rescored else made.model_copy(update={"scores": old})}
-    write_index(place, index.model_copy(update={"tasks": tasks}))
+    put(place, index.model_copy(update={"tasks": tasks}))
 
 
 def at(number: int, **changes: Any) -> Change:
@@ -213,7 +219,7 @@ def test_a_changed_score_of_the_index_is_found(release: Release, change: dict[st
     index = read_index(place)
     task = index.tasks["addition"]
     index.tasks["addition"] = task.model_copy(update={"scores": {**task.scores, **change}})
-    write_index(place, index)
+    put(place, index)
     assert "scores in index.json are not those of the records" in rows(release)["scores"].reason
 
 
@@ -280,7 +286,7 @@ def test_an_evaluation_of_other_weights_is_none_of_this_release(release: Release
     place = release.root / "evaluation/drawn"
     index = read_index(place)
     model = {**index.model, "weights_sha256": "0" * 64}
-    write_index(place, index.model_copy(update={"model": model}))
+    put(place, index.model_copy(update={"model": model}))
     forge(release, "addition", headed(model=model), "drawn")
     assert answers(release) == ("yes", "no")
     assert "other weights" in rows(release)["records"].reason
@@ -351,6 +357,6 @@ def test_one_changed_record_among_ten_thousand_is_found(tmp_path: Path) -> None:
     log.replace(records)
     index = read_index(tmp_path)
     index.tasks["addition"] = listed(path, head, records, log.chain)
-    write_index(tmp_path, index)
+    put(tmp_path, index)
     found = list(faults(tmp_path))
     assert [int(fault.removeprefix(f"{path}:").partition(":")[0]) for fault in found] == [each + 2 for each in changes]
