@@ -64,6 +64,9 @@ def look(folder: Path, index: Index, tokenizer: Tokenizer | None = None, **here:
     """Each task of an evaluation, looked at again; arguments as of :func:`faults`."""
     for name, task in index.tasks.items():
         path = folder / task.file
+        if not path.is_file():  # a device or a pipe would have no end
+            yield Looked(name, (f"{path}: no such file: evaluate again",))
+            continue
         found = [f"{path}: another file than index.json says"] if sha256_file(path) != task.sha256 else []
         try:
             head, records, chain = read_records(path)

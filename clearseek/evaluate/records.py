@@ -252,6 +252,8 @@ def _hash(before: str, body: dict[str, Any]) -> str:
 
 def _lines(path: Path, torn: bool) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Lines with what they hold; a last one without its end is left out, or refused."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file of records, but a device or a folder: remove it")
     with reading(path), path.open("rb") as file:
         for number in range(1, 1 << 62):
             raw = file.readline(LONGEST_LINE + 1)

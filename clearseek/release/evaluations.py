@@ -54,6 +54,8 @@ class Carried:
 
 
 def _head(path: Path) -> Head:
+    if not path.is_file():  # a pipe would have no beginning
+        raise UserError(f"{path}: no such file: evaluate again")
     with reading(path), path.open("rb") as file:
         return read_head(file.readline(LONGEST_LINE), f"{path}:1")
 

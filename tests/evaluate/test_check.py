@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clearseek.errors import UserError
 from clearseek.evaluate.check import differences, faults
 from clearseek.evaluate.evaluation import evaluate, listed
 from clearseek.evaluate.records import Head, Log, Record, read_index, read_records, write_index
@@ -112,6 +113,15 @@ def test_a_changed_index_is_found(many: Path, tmp_path: Path) -> None:
     index["tasks"]["sums"]["sha256"] = "0" * 64
     (tmp_path / "index.json").write_text(json.dumps(index))
     assert "another file than index.json says" in next(faults(tmp_path))
+
+
+def test_a_device_in_the_place_of_records(many: Path, tmp_path: Path) -> None:
+    """A link to a device has no end, and a pipe no beginning."""
+    (tmp_path / "index.json").write_bytes((many / "index.json").read_bytes())
+    (tmp_path / "sums.jsonl").symlink_to("/dev/zero")
+    assert list(faults(tmp_path)) == [f"{tmp_path / 'sums.jsonl'}: no such file: evaluate again"]
+    with pytest.raises(UserError, match="a device or a folder"):
+        read_records(tmp_path / "sums.jsonl")
 
 
 def test_an_output_that_the_model_did_not_write(many: Path, tmp_path: Path) -> None:
