@@ -17,7 +17,7 @@ from clearseek.errors import UserError, one_line
 if TYPE_CHECKING:
     from clearseek.evaluate.answerers import Answerer
     from clearseek.evaluate.records import Index
-    from clearseek.evaluate.scores import Versus
+    from clearseek.evaluate.scores import Varied, Versus
     from clearseek.evaluate.tasks import Asking, Task
 
 LONGEST_TEXT = 64 << 20
@@ -31,23 +31,29 @@ def add(parser: argparse.ArgumentParser) -> None:
         "  clearseek evaluate my-model --tasks addition:digits=3 induction --questions 500\n"
         "  clearseek evaluate my-model --tasks sums --samples 8 --temperature 1\n"
         "  clearseek evaluate runs/second --against runs/first        (which is better, if that can be told)\n"
+        "  clearseek evaluate evaluations/a --variants evaluations/b  (does the score depend on how it is asked?)\n"
         "  clearseek evaluate my-model --tasks harness:gsm8k --allow-download   (extra: evaluate)\n"
         "  clearseek evaluate http://127.0.0.1:8000/v1 --template chat --tasks addition countdown"
     )
     parser.add_argument("model", metavar="MODEL",
-                        help="a run folder, an exported folder, a release, or the address of an OpenAI-compatible "
-                        "API; its key is taken from CLEARSEEK_API_KEY")  # fmt: skip
+                        help="a run folder, an exported folder, a release, the folder of an evaluation, or the "
+                        "address of an OpenAI-compatible API, whose key is taken from CLEARSEEK_API_KEY")  # fmt: skip
     parser.add_argument("--tasks", nargs="+", metavar="TASK",
                         help="tasks, each with options such as addition:digits=3,max_tokens=8 (default: all that need "
                         "nothing else)")  # fmt: skip
     parser.add_argument("--against", metavar="OTHER",
                         help="another model, or the folder of an evaluation, to compare with")  # fmt: skip
+    parser.add_argument("--variants", nargs="+", default=[], metavar="FOLDER",
+                        help="evaluations of the same questions in other ways (draws, template, weights, engine): "
+                        "how far the scores move, and how much of that is chance")  # fmt: skip
     parser.add_argument("--questions", type=int, default=256, help="most questions of a task (default: 256)")
     parser.add_argument("--samples", type=int, default=1, help="answers to each question (default: 1)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)")
     parser.add_argument("--template", choices=("plain", "chat"), default="plain",
                         help="a question as bare text, or as a message of a chat (default: plain)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of questions and draws (default: 0)")
+    parser.add_argument("--draws", type=int, default=0, metavar="N",
+                        help="another number draws other answers to the same questions (default: 0)")  # fmt: skip
     parser.add_argument("--text", action="append", default=[], type=Path, metavar="FILE",
                         help="text for bits per byte (default: what was held out); repeatable")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FOLDER",
@@ -69,7 +75,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 @sharing_cores()
 def run(arguments: argparse.Namespace) -> int:
     from clearseek.evaluate.evaluation import StoppedError
-    from clearseek.evaluate.scores import read_scores, versus
+    from clearseek.evaluate.scores import read_scores, varied, versus
     from clearseek.interrupts import stop_on_signal
 
     asked: list[bool] = []
@@ -83,22 +89,27 @@ def run(arguments: argparse.Namespace) -> int:
                 other = _other(arguments, lambda: bool(asked))
                 compared = versus({name: each for name, each in read_scores(folder).items() if name in index.tasks},
                                   read_scores(other))  # fmt: skip
+            ways = [str(folder), *arguments.variants]
+            spread = varied({way: read_scores(Path(way)) for way in ways}) if arguments.variants else []
         except StoppedError:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return INTERRUPTED
     if arguments.json:
-        print(json.dumps(_as_json(folder, index, compared), indent=1))
+        print(json.dumps(_as_json(folder, index, compared, spread), indent=1))
     else:
-        _show(arguments, folder, index, compared)
+        _show(folder, index, [*compared, *spread])
     return 0
 
 
 def _evaluated(
     arguments: argparse.Namespace, name: str, out: Path | None, stopped: Callable[[], bool]
 ) -> tuple[Path, Index]:
-    """Evaluate a model; the folder of its records, and their index."""
+    """Evaluate a model; the folder of its records, and their index. An evaluation is taken as it is."""
     from clearseek.evaluate.evaluation import evaluate
+    from clearseek.evaluate.records import INDEX, read_index
 
+    if (Path(name) / INDEX).is_file():
+        return Path(name), read_index(Path(name))
     asking = _asking(arguments, name)
     _refuse_of_harness(arguments, name)
     tasks = _tasks(arguments, asking)
@@ -197,6 +208,7 @@ def _asking(arguments: argparse.Namespace, name: str) -> Asking:
             ("samples", arguments.samples, 1 <= arguments.samples <= MOST_SAMPLES, "a number from 1 up"),
             ("temperature", arguments.temperature, 0 <= arguments.temperature <= 100, "a number from 0 to 100"),
             ("seed", arguments.seed, 0 <= arguments.seed < 2**53, "a whole number from 0 up"),
+            ("draws", arguments.draws, 0 <= arguments.draws < 2**53, "a whole number from 0 up"),
         )
         if not fits
     ]
@@ -204,7 +216,7 @@ def _asking(arguments: argparse.Namespace, name: str) -> Asking:
         raise UserError("; ".join(wrong))
     return Asking(
         arguments.questions, arguments.samples, arguments.temperature, arguments.template, arguments.seed,
-        _texts(arguments, name), arguments.allow_code,
+        _texts(arguments, name), arguments.allow_code, arguments.draws,
     )  # fmt: skip
 
 
@@ -289,7 +301,7 @@ class _Progress:
                 print(f"{task}: {total:,} answers", file=sys.stderr)
 
 
-def _show(arguments: argparse.Namespace, folder: Path, index: Index, compared: Sequence[Versus]) -> None:
+def _show(folder: Path, index: Index, sentences: Sequence[Versus | Varied]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -310,7 +322,7 @@ def _show(arguments: argparse.Namespace, folder: Path, index: Index, compared: S
     for name, task in index.tasks.items():
         table.add_row(Text(one_line(name)), *_row(task.scores, fixed))
     console.print(table)
-    for each in compared:
+    for each in sentences:
         console.print(one_line(f"{each.task}: {each.sentence()}"), markup=False)
     console.print(f"records: {folder}", markup=False)
 
@@ -334,9 +346,13 @@ def _row(said: Mapping[str, Any], fixed: bool) -> list[str]:
     return [score, *intervals, f"{said['questions']:,}", f"{said['missing']:,}"]
 
 
-def _as_json(folder: Path, index: Index, compared: Sequence[Versus]) -> dict[str, Any]:
+def _as_json(folder: Path, index: Index, compared: Sequence[Versus], spread: Sequence[Varied]) -> dict[str, Any]:
+    from dataclasses import asdict
+
     found = {each.task: _finite(each.values()) for each in compared}
-    return {"folder": str(folder), **index.model_dump(mode="json")} | ({"against": found} if compared else {})
+    ways = {each.task: asdict(each.found) | {"sentence": each.sentence()} for each in spread}
+    said = {"folder": str(folder), **index.model_dump(mode="json")}
+    return said | ({"against": found} if compared else {}) | ({"variants": ways} if spread else {})
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

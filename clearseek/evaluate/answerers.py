@@ -63,7 +63,7 @@ class Answerer(Protocol):
 
 def seed_of(asking: Asking, task: str, number: int, sample: int) -> int:
     """Seed of an answer's draws, which depends on no other answer."""
-    digest = hashlib.sha256(f"{asking.seed} {task} {number} {sample}".encode()).digest()
+    digest = hashlib.sha256(f"{asking.seed} {asking.draws} {task} {number} {sample}".encode()).digest()
     return int.from_bytes(digest[:6], "big")  # other readers of JSON than Python keep numbers below 2^53
 
 

@@ -75,7 +75,7 @@ class Comparison:
         if self.verdict != "cannot be told apart":
             low, high = sorted(each * unit for each in self.interval)
             ends = f"{low:+.{digits}f} to {high:+.{digits}f}"
-            return f"{self.verdict}: by {seen} {with_n} ({ends}, p = {told_p(self.p)})"
+            return f"{self.verdict}: by {seen} {with_n} ({ends}, {told_p(self.p)})"
         told = f"cannot be told apart {with_n}"
         if not self.difference:
             smallest = f"{self.smallest * abs(unit):.{digits}f}"
@@ -93,8 +93,8 @@ def _rounded_up(factor: float) -> str:
 
 
 def told_p(p: float) -> str:
-    """A p-value as people write it."""
-    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
+    """A p-value as people write it, with its sign."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 def compare(

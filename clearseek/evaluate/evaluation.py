@@ -16,7 +16,8 @@ from clearseek.evaluate.records import Head, Index, Log, Record, file_name, refu
 from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.scores import summary
 from clearseek.evaluate.tasks import MOST_QUESTIONS, MOST_SAMPLES, Asking, Task
-from clearseek.files import sha256_file
+from clearseek.files import sha256_file, writing
+from clearseek.locks import exclusive
 
 Progress = Callable[[str, int, int], None]
 """Called with a task's name, and with answers that came and that are wanted."""
@@ -47,12 +48,15 @@ def evaluate(
     Returns the index of these tasks; the folder's has those of earlier evaluations of the same model as well.
     """
     index = Index(model=answerer.model, tasks={})
-    refuse_other_model(folder, index)
-    for task in tasks:
-        log = Log(folder / file_name(task.name), head_of(answerer, task, asking))
-        _ask(answerer, task, asking, log, progress or (lambda task, done, total: None), stopped)
-        index.tasks[task.name] = listed(log.path, log.head, log.records, log.chain)
-        write_index(folder, index)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / ".evaluating", str(folder)):
+        refuse_other_model(folder, index)
+        for task in tasks:
+            log = Log(folder / file_name(task.name), head_of(answerer, task, asking))
+            _ask(answerer, task, asking, log, progress or (lambda task, done, total: None), stopped)
+            index.tasks[task.name] = listed(log.path, log.head, log.records, log.chain)
+            write_index(folder, index)
     return index
 
 
@@ -76,7 +80,12 @@ def head_of(answerer: Answerer, task: Task, asking: Asking) -> Head:
 
 def settings_of(task: Task, asking: Asking) -> dict[str, Any]:
     """All that decides questions, draws and scores."""
-    drawn = {"temperature": asking.temperature, "template": asking.template, "stops": list(task.stops)}
+    drawn = {
+        "temperature": asking.temperature,
+        "draws": asking.draws,
+        "template": asking.template,
+        "stops": list(task.stops),
+    }
     return {"questions": asking.questions, "seed": asking.seed, "own": dict(task.own)} | ({} if task.reads else drawn)
 
 
@@ -86,7 +95,7 @@ def asking_of(head: Head, **here: Any) -> Asking:
     try:
         asking = Asking(
             int(s["questions"]), head.samples, float(s.get("temperature", 0.0)), s.get("template", "plain"),
-            int(s["seed"]), **here,
+            int(s["seed"]), draws=int(s.get("draws", 0)), **here,
         )  # fmt: skip
         if not (1 <= asking.questions <= MOST_QUESTIONS and asking.samples <= MOST_SAMPLES):
             raise ValueError(f"{asking.questions:,} questions, {asking.samples:,} samples")

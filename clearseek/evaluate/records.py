@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -28,6 +29,9 @@ FORM: Final = "clearseek-evaluation-1"
 INDEX = "index.json"
 LONGEST_LINE = 64 << 20
 """Bytes of a record; a longer one is refused."""
+LONGEST_FILE = 1 << 30
+"""Bytes of a task's file; a longer one is refused, for a reader holds all of it."""
+LONGEST_INDEX = 16 << 20
 _START = "0" * 64
 
 
@@ -184,6 +188,7 @@ def read_records(path: Path) -> tuple[Head, list[Record], str]:
 
     Raises UserError, with the line, for what is not whole, not of the form, or does not follow from the line before.
     """
+    _refuse_longer(path, LONGEST_FILE)
     lines = _lines(path, torn=False)
     first = next(lines, None)
     if first is None:
@@ -204,6 +209,7 @@ def read_head(raw: bytes, where: str) -> Head:
 def read_index(folder: Path) -> Index:
     """An evaluation's index. Raises UserError for one that is absent or not of the form."""
     path = folder / INDEX
+    _refuse_longer(path, LONGEST_INDEX)
     with reading(path, "give the folder of an evaluation that was finished"):
         raw = path.read_bytes()
     try:
@@ -280,6 +286,12 @@ def _parsed(content: dict[str, Any], where: str, kind: type[_T], before: str) ->
         raise UserError(f"{where}: {_first(error)}: not a line of an evaluation") from None
     except ValueError as error:
         raise UserError(f"{where}: {error}: not a line of an evaluation") from None
+
+
+def _refuse_longer(path: Path, longest: int) -> None:
+    with suppress(OSError):  # what is not there is told by whoever reads it
+        if (size := path.stat().st_size) > longest:
+            raise UserError(f"{path}: {size:,} bytes: more than the {longest >> 20:,} MiB that are read")
 
 
 def _first(error: ValidationError) -> str:

@@ -56,10 +56,8 @@ class Robustness:
         seen += f"{low:.1f} to {high:.1f}, {self.range * unit:.1f} {name} apart"
         share = f"sampling alone explains up to {self.explained * unit:.1f}"
         if self.differ:
-            return (
-                f"{seen}; {share}: the variants differ (p = {told_p(self.p)}), by {self.added * unit:.1f} {name} more"
-            )
-        return f"{seen}; {share}: they cannot be told apart (p = {told_p(self.p)})"
+            return f"{seen}; {share}: the variants differ ({told_p(self.p)}), by {self.added * unit:.1f} {name} more"
+        return f"{seen}; {share}: they cannot be told apart ({told_p(self.p)})"
 
 
 def robustness(variants: Mapping[str, Sequence[float]], confidence: float = CONFIDENCE, seed: int = 0) -> Robustness:

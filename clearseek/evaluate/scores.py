@@ -14,6 +14,7 @@ import numpy as np
 from clearseek.errors import UserError
 from clearseek.evaluate.comparison import RESAMPLES, Comparison, compare, of_several_tasks
 from clearseek.evaluate.records import Head, Record, read_index, read_records
+from clearseek.evaluate.robustness import Robustness, robustness
 from clearseek.evaluate.statistics import (
     CONFIDENCE,
     exact_interval,
@@ -168,9 +169,9 @@ def versus(
     return [replace(each, found=together[each.task]) for each in found]
 
 
-_ASIDE = ("questions", "template")
-"""Settings in which two evaluations may differ: how many questions were allowed, of which both had the same, and the
-template, which is said."""
+_ASIDE = ("questions", "template", "draws")
+"""Settings in which two evaluations may differ: how many questions were allowed, of which both had the same, the draws,
+and the template, which is said."""
 
 
 def _one(task: str, first: tuple[Head, list[Record]], second: tuple[Head, list[Record]], tasks: int) -> Versus:
@@ -205,3 +206,42 @@ def _means(by_question: Sequence[Sequence[Record]], unit: str) -> list[float]:
         size = sum(len(found[0].output.encode()) for found in by_question) / len(by_question)
         return [-float(found[0].score or 0.0) / size for found in by_question]
     return [math.fsum(float(record.score or 0.0) for record in found) / len(found) for found in by_question]
+
+
+@dataclass(frozen=True)
+class Varied:
+    """One model at one task, asked in several ways."""
+
+    task: str
+    unit: str
+    found: Robustness
+
+    def sentence(self) -> str:
+        """One honest sentence on the ways."""
+        return self.found.sentence(1.0, BITS) if self.unit == BITS else self.found.sentence()
+
+
+def varied(ways: Mapping[str, Mapping[str, tuple[Head, list[Record]]]]) -> list[Varied]:
+    """How far the scores move between several evaluations of the same questions, by name.
+
+    Raises UserError for fewer than two, and where they have no task or question in common.
+    """
+    if len(ways) < 2:
+        raise UserError("one evaluation does not vary: name two folders or more")
+    first, *others = ways.values()
+    tasks = [task for task in first if all(task in each for each in others)]
+    if not tasks:
+        raise UserError(f"{', '.join(ways)}: no task in common")
+    return [_varied(task, {name: each[task] for name, each in ways.items()}) for task in tasks]
+
+
+def _varied(task: str, ways: Mapping[str, tuple[Head, list[Record]]]) -> Varied:
+    unit = unit_of(next(iter(ways.values()))[0])
+    found = {name: answered(records) for name, (_, records) in ways.items()}
+    first, *others = found.values()
+    both = [question for question in first if all(question in each for each in others)]
+    if not both:
+        raise UserError(f"{task}: no question that all ways answered: ask the same ones")
+    means = {name: _means([each[question] for question in both], unit) for name, each in found.items()}
+    sign = -1.0 if unit == BITS else 1.0  # there less is better, and shown
+    return Varied(task, unit, robustness({name: [sign * score for score in each] for name, each in means.items()}))

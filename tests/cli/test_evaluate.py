@@ -82,6 +82,23 @@ def test_two_runs_side_by_side(cli: Callable[..., Said], runs: tuple[Path, Path]
     assert other.code == 2 and "20 and 30, of which 20 are the same" in other.err.replace("\n", " ")
 
 
+def test_one_run_in_several_ways(cli: Callable[..., Said], runs: tuple[Path, Path], tmp_path: Path) -> None:
+    for draws in (0, 1, 2):
+        said = cli(runs[0], "--tasks", "python:max_tokens=8", "--questions", 40, "--temperature", 1, "--draws", draws,
+                   "--out", tmp_path / str(draws))  # fmt: skip
+        assert said.code == 0, said.err
+    asked = [[json.loads(line) for line in (tmp_path / str(draws) / "python.jsonl").open()] for draws in (0, 1)]
+    assert [each["name"] for each in asked[0][1:]] == [each["name"] for each in asked[1][1:]]
+    assert not {each["seed"] for each in asked[0][1:]} & {each["seed"] for each in asked[1][1:]}
+    said = cli(tmp_path / "0", "--variants", tmp_path / "1", tmp_path / "2", "--json")
+    found = json.loads(said.out)["variants"]["python"]
+    scores = [read_index(tmp_path / str(draws)).tasks["python"].scores for draws in (0, 1, 2)]
+    assert list(found["means"].values()) == pytest.approx([each["score"] for each in scores])
+    assert found["sentence"] in cli(tmp_path / "0", "--variants", tmp_path / "1", tmp_path / "2").out.replace("\n", " ")
+    assert cli(tmp_path / "0", "--variants", tmp_path / "0").code == 2
+    assert cli(tmp_path / "0", "--variants", tmp_path).code == 2
+
+
 def test_a_model_behind_an_api(cli: Callable[..., Said], tmp_path: Path) -> None:
     with serving(tiny_model()) as served:
         said = cli(served.url + "/v1", "--tasks", "sums", "induction", "--questions", 4, "--template", "chat")

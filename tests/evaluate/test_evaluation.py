@@ -221,6 +221,16 @@ def test_a_question_with_too_many_answers_is_refused(tmp_path: Path) -> None:
         refuse_uneven(head, [*records, records[0]])
 
 
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    def say(asked: Asked) -> str:
+        with pytest.raises(UserError, match="another process is writing here"):
+            evaluate(Scripted(right), [build("sums", ASKING)], ASKING, tmp_path)
+        return "1"
+
+    evaluate(Scripted(say), [build("addition", Asking(questions=1))], Asking(questions=1), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["addition.jsonl", "index.json"]
+
+
 def test_tasks_of_one_model_gather(tmp_path: Path) -> None:
     for name in ("addition", "sums", "addition"):
         index = evaluate(Scripted(right), [build(name, ASKING)], ASKING, tmp_path)

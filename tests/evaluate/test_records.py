@@ -126,6 +126,13 @@ def test_file_names_stay_in_the_folder() -> None:
     assert all(Path(name).name == name and len(name) < 120 for name in names)
 
 
+def test_files_that_are_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "a.jsonl")
+    monkeypatch.setattr("clearseek.evaluate.records.LONGEST_FILE", 1 << 10)
+    with pytest.raises(UserError, match=r"a\.jsonl: [\d,]+ bytes"):
+        read_records(tmp_path / "a.jsonl")
+
+
 def test_an_index_that_is_none(tmp_path: Path) -> None:
     for content, told in (
         ("", "not valid JSON"), ("{}", "model"), ('{"model": {}, "tasks": {"a": {"file": "../b"}}}', "tasks"),

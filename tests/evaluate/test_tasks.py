@@ -182,6 +182,7 @@ def test_other_text_is_refused() -> None:
         ("addition:digits=x", "of another kind, .*digits"),
         ("addition:digits=99", "digits"),
         ("addition:digits", "write options as"),
+        ("addition:digits=2,digits=3", "an option twice"),
         ("addition:max_tokens=0.5", "max_tokens = 0.5"),
         ("addition:asking=1", "no option 'asking'"),
         ("copying:length=0", "length = 0"),

@@ -41,7 +41,10 @@ def build(wanted: str, asking: Asking) -> Task:
     name, colon, options = wanted.partition(":")
     if name not in BUILDERS:
         raise UserError(f"no task {name!r}{nearest(name, BUILDERS)}; tasks: {', '.join(BUILDERS)}, harness:NAME")
-    own = dict(_option(each, name) for each in options.split(",")) if colon else {}
+    given = [_option(each, name) for each in options.split(",")] if colon else []
+    own = dict(given)
+    if len(own) < len(given):
+        raise UserError(f"{name}: an option twice: {options}")
     return _made(name, own, asking)
 
 

@@ -55,6 +55,8 @@ class Asking:
     """Names and texts of the documents to read."""
     allow_code: bool = False
     """Whether programs that a model wrote may be run, in a cell."""
+    draws: int = 0
+    """Another number draws other answers to the same questions."""
 
 
 @dataclass(frozen=True)
