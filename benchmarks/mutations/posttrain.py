@@ -183,6 +183,43 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("told_W = totals_WV.var(1) >= seen_V.var() - 1e-9", "told_W = totals_WV.var(1) > seen_V.var() + 1e-9", "deals as far apart as the seen one are left out"),
         ("max(0.0, between - noise)", "between", "sampling counts as the variation's"),
     ],
+    "evaluate/records.py": [
+        ("named != before or stated != digest", "stated != digest", "lines in another order"),
+        ("safe == task and len(safe) <= 80", "True", "two tasks in one file"),
+        ("if not raw or (torn and not raw.endswith(b\"\\n\") and len(raw) <= LONGEST_LINE):", "if not raw:", "a torn line ends the evaluation"),
+    ],
+    "evaluate/evaluation.py": [
+        ("seed=0 if task.reads else asked.seed", "seed=0", "records without their seeds"),
+        ("every[done : done + answerer.at_once]", "every[done + 1 : done + 1 + answerer.at_once]", "the first question is left out"),
+        ("score, note = None, \"a log-probability that is no number\"", "score = 0.0", "NaN is a score"),
+    ],
+    "evaluate/answerers.py": [
+        ("{asking.seed} {asking.draws} {task} {number} {sample}", "{asking.seed} {asking.draws} {task} {number}", "samples of a question are all alike"),
+        ("start = max(0, end - longest)", "start = done - 1", "windows without context"),
+        ("request.prompt_logprobs[-count:]", "request.prompt_logprobs[:count]", "the context's bits"),
+    ],
+    "evaluate/remote.py": [
+        ("self._away = self._away + 1 if found.missing else 0", "self._away = 0", "an endpoint that stays away is asked for ever"),
+        ("if served != self._served:", "if False:", "a model that changes"),
+    ],
+    "evaluate/scores.py": [
+        ("if name not in lost", "if True", "what never came is wrong"),
+        ("if asked != also:", "if False:", "other questions are compared"),
+    ],
+    "evaluate/check.py": [
+        ("if record.seed != seed:", "if False:", "a changed seed"),
+        ("if score != record.score or note != record.note:", "if False:", "a changed score"),
+        ("if again != records[number]:", "if again.score != records[number].score:", "another output with the same score"),
+    ],
+    "evaluate/tasks/copying.py": [
+        ("output.lstrip(\" \").startswith(question.answer)", "question.answer.startswith(output.lstrip(\" \"))", "nothing written is right"),
+    ],
+    "evaluate/tasks/text.py": [
+        ("parts[number - 1], target=parts[number]", "parts[number], target=parts[number]", "the target is its own context"),
+    ],
+    "evaluate/tasks/code.py": [
+        ("    if not ended:\n        text = _whole(text)", "    if False:\n        text = _whole(text)", "what was cut off must parse"),
+    ],
     "reading/scores.py": [
         ("(self.value + self.unit) * trials", "(self.value + self.unit / 2) * trials", "figures that were cut off are no counts"),
         ("percent = any(mark or float(number) > 1", "percent = all(mark or float(number) > 1", "a scale for each figure"),
