@@ -73,7 +73,8 @@ class Server(uvicorn.Server):
         # h11 bounds a head by 64 KiB, and the other parser of HTTP does not. Websockets would pass the guard by.
         config = uvicorn.Config(
             app, http=partial(Connection, app.limits), ws="none",  # type: ignore[arg-type]
-            log_level="warning", timeout_keep_alive=15, timeout_graceful_shutdown=int(seconds) + 5,
+            # No configuration of logging: it would close the handlers of everything else in the process.
+            log_config=None, log_level="warning", timeout_keep_alive=15, timeout_graceful_shutdown=int(seconds) + 5,
             limit_concurrency=CONNECTIONS, server_header=False, **settings,
         )  # fmt: skip
         super().__init__(config)
