@@ -159,6 +159,8 @@ class Endpoint:
             if error.code in _LATER or error.code >= 500:
                 raise _LaterError(f"status {error.code}{said}", _seconds(error.headers.get("Retry-After"))) from None
             cure = f": set {self._named.key}" if error.code in (401, 403) else ""
+            if error.code == 404 and path == "/models":
+                cure = f": is it {self.address}/v1? If it lists no models, say which by {self._named.model}"
             kind = NoAnswerError if error.code in _OF_ONE else UserError
             raise kind(f"{where}: refused with status {error.code}{said}{cure}") from None
         except TimeoutError:

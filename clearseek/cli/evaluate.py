@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearseek.cli.exits import INTERRUPTED
 from clearseek.cli.models import STORED
+from clearseek.cli.scores import as_json, show
 from clearseek.cores import default_threads, sharing_cores
-from clearseek.errors import UserError, one_line
+from clearseek.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from clearseek.evaluate.answerers import Answerer
     from clearseek.evaluate.records import Index
-    from clearseek.evaluate.scores import Varied, Versus
+    from clearseek.evaluate.scores import Versus
     from clearseek.evaluate.tasks import Asking, Task
 
 LONGEST_TEXT = 64 << 20
@@ -79,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     from clearseek.interrupts import stop_on_signal
 
     asked: list[bool] = []
+    _refuse_no_model(arguments.model)
     if arguments.against is not None:
         _refuse_other(arguments)
     with stop_on_signal(lambda: asked.append(True)):
@@ -95,9 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return INTERRUPTED
     if arguments.json:
-        print(json.dumps(_as_json(folder, index, compared, spread), indent=1))
+        print(json.dumps(as_json(folder, index, compared, spread), indent=1))
     else:
-        _show(folder, index, [*compared, *spread])
+        show(folder, index, [*compared, *spread])
     return 0
 
 
@@ -113,6 +116,8 @@ def _evaluated(
     asking = _asking(arguments, name)
     _refuse_of_harness(arguments, name)
     tasks = _tasks(arguments, asking)
+    if name == arguments.model and arguments.against is not None:
+        _refuse_unlike(arguments.against, tasks, asking)
     folder = out or _folder(name)
     answerer, progress = _answerer(arguments, name), _Progress(arguments.json)
     index = evaluate(answerer, tasks, asking, folder, progress, stopped)
@@ -174,11 +179,48 @@ def _other(arguments: argparse.Namespace, stopped: Callable[[], bool]) -> Path:
     return Path(other) if (Path(other) / INDEX).is_file() else _evaluated(arguments, other, None, stopped)[0]
 
 
+def _refuse_no_model(name: str) -> None:
+    """Raise UserError for a model that is not there, before anything else is said."""
+    if _is_address(name) or Path(name).is_dir():
+        return
+    if re.match(r"[\w.-]+:\d+(/|$)", name):
+        raise UserError(f"{name}: no such folder: write an address with http:// before it")
+    beside = Path(name).parent
+    known = [str(beside / path.name) for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
+    what = "a file" if Path(name).exists() else "no such folder"
+    raise UserError(f"{name}: {what}{nearest(name, known)}: give a run, an exported folder, a release or an address")
+
+
+def _refuse_unlike(other: str, tasks: Sequence[Task], asking: Asking) -> None:
+    """Raise UserError, before anything is asked, where an evaluation to compare with was asked otherwise."""
+    from clearseek.evaluate.evaluation import settings_of
+    from clearseek.evaluate.records import INDEX, unlike
+    from clearseek.evaluate.scores import ASIDE, read_scores
+
+    if not (Path(other) / INDEX).is_file():
+        return
+    theirs = read_scores(Path(other))
+    both = [task for task in tasks if task.name in theirs]
+    if tasks and not both:
+        raise UserError(f"--against {other}: no task in common: it has {', '.join(theirs)}")
+    for task in both:
+        head, records = theirs[task.name]
+        ours = {name: value for name, value in settings_of(task, asking).items() if name not in ASIDE}
+        stated = {name: value for name, value in head.settings.items() if name not in ASIDE}
+        if ours != stated:
+            raise UserError(f"--against {other}: {task.name} was asked otherwise: {unlike(stated, ours)}")
+        mine, known = {question.name for question in task.questions}, {record.name for record in records}
+        if mine != known:
+            raise UserError(
+                f"--against {other}: {task.name} was asked {len(known):,} questions, and this would ask {len(mine):,}, "
+                f"of which {len(mine & known):,} are the same: say --questions {head.settings.get('questions')}"
+            )
+
+
 def _refuse_other(arguments: argparse.Namespace) -> None:
     """Raise UserError, before anything is asked, for another model that is none, or whose records have no place."""
     other, folder = arguments.against, arguments.out or _folder(arguments.model)
-    if not _is_address(other) and not Path(other).is_dir():
-        raise UserError(f"--against {other}: no such folder: give a model, or the folder of an evaluation")
+    _refuse_no_model(other)
     if _folder(other).resolve() == folder.resolve():
         raise UserError(f"--against {other}: its records would be in {folder} too: give --out for the first one's")
 
@@ -249,7 +291,12 @@ def _tasks(arguments: argparse.Namespace, asking: Asking) -> list[Task]:
             print("bits-per-byte is left out: no text is here to read (--text FILE)", file=sys.stderr)
     tasks = [build(each, asking) for each in wanted if not each.startswith("harness:")]
     if arguments.tasks is None and asking.template == "chat":
+        for task in (task for task in tasks if not task.in_chat):
+            print(f"{task.name} is left out: it cannot be asked in a chat", file=sys.stderr)
         tasks = [task for task in tasks if task.in_chat]
+    for task in tasks:
+        if len(task.questions) < asking.questions and task.name != "bits-per-byte":
+            print(f"{task.name}: {len(task.questions):,} different questions are all there are", file=sys.stderr)
     twice = [task.name for number, task in enumerate(tasks) if task.name in [each.name for each in tasks[:number]]]
     if twice:
         raise UserError(f"--tasks: {twice[0]} twice: evaluate it in two folders (--out)")
@@ -267,8 +314,22 @@ def _answerer(arguments: argparse.Namespace, name: str) -> Answerer:
     from clearseek.cli.models import open_model
 
     torch.set_num_threads(default_threads())
+    if arguments.template == "plain" and _chats(Path(name)):
+        print("tuned to chat, and asked by bare text: --template chat asks it as it was tuned", file=sys.stderr)
     settings = {"step": arguments.step, "weights": arguments.weights, "device": arguments.device, "no_drafts": True}
     return Local(open_model(argparse.Namespace(model=Path(name), **settings)))
+
+
+def _chats(folder: Path) -> bool:
+    """Whether a run, an export or a release was tuned to chat."""
+    from clearseek.train.run import Run
+
+    if (folder / "config.json").is_file():
+        return (folder / "chat_template.jinja").is_file()
+    try:
+        return Run(folder).read_recipe(record=True).conversational
+    except UserError:  # told where the model is opened
+        return False
 
 
 class _Progress:
@@ -299,62 +360,3 @@ class _Progress:
                 self._bar = None
             if not self._quiet:
                 print(f"{task}: {total:,} answers", file=sys.stderr)
-
-
-def _show(folder: Path, index: Index, sentences: Sequence[Versus | Varied]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    table = Table(title=Text(one_line(str(index.model["name"]))), title_justify="left")  # a stranger's name
-    fixed = any("fixed" in task.scores for task in index.tasks.values())
-    columns = [
-        "task",
-        "score",
-        "95 %: questions like these",
-        *["95 %: these questions"] * fixed,
-        "questions",
-        "missing",
-    ]
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", no_wrap=number in (0, len(columns) - 1))
-    for name, task in index.tasks.items():
-        table.add_row(Text(one_line(name)), *_row(task.scores, fixed))
-    console.print(table)
-    for each in sentences:
-        console.print(one_line(f"{each.task}: {each.sentence()}"), markup=False)
-    console.print(f"records: {folder}", markup=False)
-
-
-def _row(said: Mapping[str, Any], fixed: bool) -> list[str]:
-    """Score and intervals of 95 % as people read them."""
-    share = said["unit"] == "share"
-
-    def shown(value: float) -> str:
-        return f"{100 * value:.1f} %" if share else f"{value:.4f}"
-
-    def interval(name: str) -> str:
-        found = said.get(name)
-        if not found:
-            return ""
-        ends = [f"{100 * each:.1f}" if share else f"{each:.4f}" for each in found]
-        return " to ".join(ends) + (" %" if share else "")
-
-    score = "none" if said["score"] is None else shown(said["score"])
-    intervals = [interval("sampled"), *[interval("fixed")] * fixed]
-    return [score, *intervals, f"{said['questions']:,}", f"{said['missing']:,}"]
-
-
-def _as_json(folder: Path, index: Index, compared: Sequence[Versus], spread: Sequence[Varied]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    found = {each.task: _finite(each.values()) for each in compared}
-    ways = {each.task: asdict(each.found) | {"sentence": each.sentence()} for each in spread}
-    said = {"folder": str(folder), **index.model_dump(mode="json")}
-    return said | ({"against": found} if compared else {}) | ({"variants": ways} if spread else {})
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Values that JSON has: None for infinity."""
-    return {name: None if value in (float("inf"), float("-inf")) else value for name, value in values.items()}

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from clearseek.chat.render import render
-from clearseek.chat.reply import Reply
 from clearseek.errors import UserError
 from clearseek.evaluate.tasks import Asking, Question, Task
 from clearseek.inference.answer import Answer, joined
@@ -98,8 +97,8 @@ class Local:
                 stop_tokens=frozenset({self.loaded.tokenizer.eos_id}),
             )  # fmt: skip
             request = Request(ids, settings)
-            reply = Reply(self.loaded.tokenizer, thinking=False, tools=False) if asking.template == "chat" else None
-            requests.append((request, Answer(request, self._bytes_of, task.stops, reply)))
+            # Special tokens are text here: an answer that has one in its middle is not the answer without it.
+            requests.append((request, Answer(request, self._bytes_of, task.stops)))
             refused.append(self._added(request))
         self._finish()
         for ids, text, (request, answer), fault in zip(prompts, texts, requests, refused, strict=True):

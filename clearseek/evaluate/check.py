@@ -19,7 +19,7 @@ from clearseek.errors import OtherVersionError, UserError
 from clearseek.evaluate.answerers import Answerer, Asked
 from clearseek.evaluate.evaluation import asking_of, bits, recorded, settings_of, wanted
 from clearseek.evaluate.harness.evaluation import harness_faults
-from clearseek.evaluate.records import Head, Index, Record, read_index, read_records
+from clearseek.evaluate.records import Head, Index, Record, identity_of, read_index, read_records
 from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.scores import refuse_uneven, summary
 from clearseek.evaluate.tasks import HARNESS, Asking, NotHereError, Task, rebuild
@@ -82,7 +82,7 @@ def look(folder: Path, index: Index, tokenizer: Tokenizer | None = None, **here:
             undecided = str(error)
         except UserError as error:
             found.append(f"{path}:1: {error}")
-        if head.task != name or head.model != index.model or chain != task.chain:
+        if head.task != name or head.model != identity_of(index.model) or chain != task.chain:
             found.append(f"{path}: its task, model or last hash is another than index.json says")
         try:
             refuse_uneven(head, records)

@@ -12,7 +12,7 @@ import clearseek
 from clearseek.cores import default_threads
 from clearseek.errors import UserError
 from clearseek.evaluate.answerers import Answered, Answerer, Asked, seed_of
-from clearseek.evaluate.records import Head, Index, Log, Record, file_name, refuse_other_model, write_index
+from clearseek.evaluate.records import Head, Index, Log, Record, file_name, identity_of, refuse_other_model, write_index
 from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.scores import summary
 from clearseek.evaluate.tasks import MOST_QUESTIONS, MOST_SAMPLES, Asking, Task
@@ -72,7 +72,8 @@ def head_of(answerer: Answerer, task: Task, asking: Asking) -> Head:
     if asking.samples > 1 and asking.temperature == 0:
         raise UserError(f"--samples {asking.samples}: at temperature 0 all are alike: say --temperature 1")
     return Head(
-        task=task.name, version=task.version, settings=settings_of(task, asking), model=answerer.model,
+        task=task.name, version=task.version, settings=settings_of(task, asking),
+        model=identity_of(answerer.model),
         environment={"clearseek": clearseek.__version__, **answerer.environment}, questions=len(task.questions),
         samples=1 if task.reads else asking.samples,
     )  # fmt: skip

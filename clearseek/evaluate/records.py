@@ -154,7 +154,9 @@ class Log:
                 found, self.chain = _parsed(content, where, Head, self.chain)
                 if found != self.head:
                     raise UserError(
-                        f"{self.path}: {_other(found, self.head)}: give another --out, or delete the folder"
+                        f"{self.path}: holds an evaluation that was asked otherwise "
+                        f"({unlike(found.model_dump(mode='json'), self.head.model_dump(mode='json'))}): give another "
+                        f"--out, such as --out {self.path.parent}-2"
                     )
             else:
                 record, self.chain = _parsed(content, where, Record, self.chain)
@@ -222,14 +224,18 @@ def read_index(folder: Path) -> Index:
     return index
 
 
+def identity_of(model: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """What makes a model that one: its weights and tokenizer, or, behind an API, its name and the address."""
+    return {key: value for key, value in model.items() if key != "name" or "weights_sha256" not in model}
+
+
 def refuse_other_model(folder: Path, index: Index) -> None:
     """Raise UserError where a folder holds an evaluation of another model than an index is of."""
-    if (folder / INDEX).is_file() and (found := read_index(folder).model) != index.model:
-        names = sorted(name for name in found | index.model if found.get(name) != index.model.get(name))
-        raise UserError(
-            f"{folder}: holds an evaluation of another model ({', '.join(f'model.{name}' for name in names)}): give "
-            "another --out, or delete the folder"
-        )
+    if not (folder / INDEX).is_file():
+        return
+    found, wanted = identity_of(read_index(folder).model), identity_of(index.model)
+    if found != wanted:
+        raise UserError(f"{folder}: holds an evaluation of another model: {unlike(found, wanted)}: give another --out")
 
 
 def write_index(folder: Path, index: Index) -> None:
@@ -300,14 +306,13 @@ def _first(error: ValidationError) -> str:
     return f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg']}"
 
 
-def _other(found: Head, wanted: Head) -> str:
-    """What differs of two heads."""
-    one, other = found.model_dump(mode="json"), wanted.model_dump(mode="json")
-    names = [name for name in one if one[name] != other[name]]
-    inner = [
-        f"{name}.{key}" if isinstance(one[name], dict) else name
-        for name in names
-        for key in (sorted({*one[name], *other[name]}) if isinstance(one[name], dict) else [name])
-        if not isinstance(one[name], dict) or one[name].get(key) != other[name].get(key)
-    ]
-    return f"holds an evaluation with other settings ({', '.join(inner)})"
+def unlike(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What differs of two objects, with both values."""
+    told = []
+    for key in sorted(found.keys() | wanted.keys()):
+        one, other = found.get(key), wanted.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            told += [unlike(one, other)] * (one != other)
+        elif one != other:
+            told.append(f"{key} {json.dumps(one):.40} there, {json.dumps(other):.40} here")
+    return ", ".join(told)

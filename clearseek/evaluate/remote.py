@@ -49,7 +49,10 @@ class Remote:
                 self._away = self._away + 1 if found.missing else 0
                 if self._away >= AWAY:
                     pool.shutdown(cancel_futures=True)
-                    raise UserError(f"{AWAY} questions in a row brought no answer; the last: {found.missing}")
+                    raise UserError(
+                        f"{AWAY} questions in a row brought no answer; the last: {found.missing}"
+                        + ("; if the texts are too long for it: bits-per-byte:passage=128" if task.reads else "")
+                    )
                 yield found
 
     def _careful(self, one: Any, task: Task, asking: Asking, each: Asked) -> Answered:

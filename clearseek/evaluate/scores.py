@@ -64,6 +64,8 @@ def summary(head: Head, records: Sequence[Record]) -> dict[str, Any]:
         "unit": unit_of(head), "questions": len(whole), "missing": len(names) - len(whole), "samples": head.samples,
         "confidence": CONFIDENCE,
     }  # fmt: skip
+    if lost := Counter(record.note for record in records if record.missing):
+        said["why_missing"] = dict(sorted(lost.items()))
     if not whole:
         return said | {"score": None}
     if unit_of(head) == BITS:
@@ -131,7 +133,7 @@ class Versus:
     def sentence(self) -> str:
         """One honest sentence about the first model."""
         said = self.found.sentence(-1.0, BITS, digits=4) if self.unit == BITS else self.found.sentence()
-        said += f"; {self.alone:,} questions that not both answered are left out" if self.alone else ""
+        said += f"; {self.alone:,} questions that only one of them answered are left out" if self.alone else ""
         first, second = self.templates
         return said if first == second else f"{said}; templates: {first} for the first, {second} for the other"
 
@@ -169,7 +171,7 @@ def versus(
     return [replace(each, found=together[each.task]) for each in found]
 
 
-_ASIDE = ("questions", "template", "draws")
+ASIDE = ("questions", "template", "draws")
 """Settings in which two evaluations may differ: how many questions were allowed, of which both had the same, the draws,
 and the template, which is said."""
 
@@ -184,7 +186,7 @@ def _one(task: str, first: tuple[Head, list[Record]], second: tuple[Head, list[R
             f"{task}: the models were asked other questions: {len(asked):,} and {len(also):,}, of which "
             f"{len(asked & also):,} are the same: evaluate both with the same options"
         )
-    settings = [{name: value for name, value in each.settings.items() if name not in _ASIDE} for each in (one, other)]
+    settings = [{name: value for name, value in each.settings.items() if name not in ASIDE} for each in (one, other)]
     if settings[0] != settings[1]:
         names = sorted(name for name in settings[0] | settings[1] if settings[0].get(name) != settings[1].get(name))
         raise UserError(

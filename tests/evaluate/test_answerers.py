@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,14 @@ from clearseek.config import ModelConfig
 from clearseek.data.tokenizer import Tokenizer, train
 from clearseek.errors import UserError
 from clearseek.evaluate.answerers import Answered, Asked, Local
-from clearseek.evaluate.evaluation import bits, wanted
+from clearseek.evaluate.check import faults
+from clearseek.evaluate.evaluation import bits, evaluate, wanted
+from clearseek.evaluate.records import read_records
 from clearseek.evaluate.tasks import Asking, Task, build
 from clearseek.inference.engine import Engine
 from clearseek.inference.model import Model
 from clearseek.model.transformer import DeepSeekModel
+from tests.serve.served import ids, script
 
 LONGEST = 96
 TEXT = "".join(f"the quick brown fox {n} jumps, hello world, how are you {n * n}?\n" for n in range(60))
@@ -134,6 +138,19 @@ def test_chat_prompts_are_the_templates(model: Model) -> None:
     for asked, found in zip(wanted(task, asking), answers(model, task, asking), strict=True):
         assert asked.question.chat in found.prompt and found.prompt.count("User") == 1
         assert found.prompt_ids is not None and found.prompt_ids[0] == model.tokenizer.bos_id
+
+
+def test_a_mark_within_an_answer_is_part_of_it(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer with a special token in its middle is not the answer without it; and its ids are what was scored."""
+    asking = Asking(questions=3, template="chat")
+    task = build("addition", asking)
+    answer = task.questions[0].answer
+    tokens = ids(model.tokenizer, answer[0], "</think>", answer[1:])
+    script(monkeypatch, model.tokenizer, tokens)
+    index = evaluate(Local(model), [task], asking, tmp_path)
+    _, records, _ = read_records(tmp_path / "addition.jsonl")
+    assert records[0].output == f"{answer[0]}</think>{answer[1:]}" and index.tasks["addition"].scores["right"] == 0
+    assert list(faults(tmp_path, model.tokenizer)) == []
 
 
 def test_a_stop_text_ends_and_is_left_out(model: Model) -> None:

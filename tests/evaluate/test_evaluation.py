@@ -243,7 +243,7 @@ def test_the_index_says_which_model(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "index.json").read_text())["model"] == {"name": "a name"}
     before = contents(tmp_path)
     for task in ("addition", "sums"):  # another task would leave the first model's records in no index
-        with pytest.raises(UserError, match=r"model\.name"):
+        with pytest.raises(UserError, match='name "a name" there, "another" here'):
             evaluate(Scripted(right, "another"), [build(task, ASKING)], ASKING, tmp_path)
     assert contents(tmp_path) == before
 

@@ -20,7 +20,7 @@ from clearseek.errors import UserError
 from clearseek.evaluate.answerers import Local
 from clearseek.evaluate.evaluation import listed
 from clearseek.evaluate.harness.tasks import FEW_SHOT_SEED, Options, TaskResult, opened
-from clearseek.evaluate.records import Head, Index, Log, Record, file_name, read_records, write_index
+from clearseek.evaluate.records import Head, Index, Log, Record, file_name, identity_of, read_records, write_index
 from clearseek.evaluate.scores import BITS, SHARE
 from clearseek.evaluate.tasks import HARNESS
 
@@ -48,7 +48,8 @@ def evaluate_tasks(
             documents = list(task.eval_docs)[: options.limit]
             settings = _settings(task, documents, options)
             head = Head(
-                task=HARNESS + name, version=1, settings=settings, model=answerer.model, environment=made_by,
+                task=HARNESS + name, version=1, settings=settings, model=identity_of(answerer.model),
+                environment=made_by,
                 questions=len(documents),
             )  # fmt: skip
             path = folder / file_name(head.task)

@@ -57,7 +57,8 @@ def _task(kind: str, asking: Asking, own: dict[str, Any], max_tokens: int) -> Ta
         config = ProblemsConfig.model_validate({"kind": kind, "seed": asking.seed, "template": asking.template, **own})
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        raise UserError(f"{kind}: {'.'.join(map(str, fault['loc'])) or 'options'}: {fault['msg']}") from None
+        place = ".".join(map(str, fault["loc"])) or "options"
+        raise UserError(f"{kind}: {place} = {fault['input']!r:.60}: {fault['msg']}") from None
     _refuse_tokens(kind, max_tokens)
     problems = _first(Problems(config), asking.questions)
     questions = tuple(Question(f"{kind} {each.prompt}", each.prompt, each.question, each.answer) for each in problems)

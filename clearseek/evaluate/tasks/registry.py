@@ -40,6 +40,8 @@ def build(wanted: str, asking: Asking) -> Task:
     """
     name, colon, options = wanted.partition(":")
     if name not in BUILDERS:
+        if "," in name and all(each in BUILDERS for each in name.split(",")):
+            raise UserError(f"{name}: give tasks apart, by spaces: {' '.join(name.split(','))}")
         raise UserError(f"no task {name!r}{nearest(name, BUILDERS)}; tasks: {', '.join(BUILDERS)}, harness:NAME")
     given = [_option(each, name) for each in options.split(",")] if colon else []
     own = dict(given)
@@ -72,16 +74,17 @@ def _made(name: str, own: Any, asking: Asking) -> Task:
     try:
         return BUILDERS[name](asking, **own)
     except TypeError as error:
-        raise UserError(f"{name}: {_unknown(name, error)}") from None
+        raise UserError(f"{name}: {_unknown(name, own, error)}") from None
 
 
-def _unknown(name: str, error: TypeError) -> str:
+def _unknown(name: str, own: Mapping[str, Any], error: TypeError) -> str:
     import inspect
 
     known = [each for each in inspect.signature(BUILDERS[name]).parameters if each != "asking"]
     _, named, given = str(error).rpartition("argument ")
     if not named:
-        return f"an option's value is of another kind, such as a text for a number; its options: {', '.join(known)}"
+        texts = ", ".join(f"{key}={value}" for key, value in own.items() if not isinstance(value, int))
+        return f"{texts or own}: a value is of another kind than the option: use a number"
     given = given.strip("'\"")
     return f"no option {given!r}{nearest(given, known)}; its options: {', '.join(known) or 'none'}"
 
