@@ -130,14 +130,14 @@ def check(found: Sequence[Carried], place: Path, run: Run, data: Path, dtype: st
 
 def _other_weights(each: Carried, run: Run, data: Path, dtype: str) -> str:
     """What is wrong with an evaluation of other weights, and the ways out."""
+    from clearseek.release.scores import again  # which shows what this module reads
+
     text = ("--text", data / HELD_OUT) if (data / HELD_OUT).is_file() else ()
-    again = [
-        command("export", run.root, "EXPORT", "--dtype", dtype),
-        command("evaluate", "EXPORT", *text, "--out", "FOLDER"),
-    ]
+    asked = again(each, "EXPORT", *text, out="FOLDER")
+    words = [command("export", run.root, "EXPORT", "--dtype", dtype), *asked]
     return (
         f"{each.folder}: not of the weights that are released, in {dtype}, but of those with the SHA-256 "
-        f"{each.index.model['weights_sha256']!s:.16}…: evaluate what is released ({' ; '.join(again)}) and give "
+        f"{each.index.model['weights_sha256']!s:.16}…: evaluate what is released ({' ; '.join(words)}) and give "
         "--evaluation FOLDER; or release the type that was evaluated (--dtype fp32 for a run); or leave the evaluation "
         "out with --without-evaluation"
     )

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -86,13 +87,13 @@ def _interval(said: Mapping[str, Any], name: str) -> str:
     return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %"
 
 
-def again(each: Carried, model: str) -> list[str]:
-    """Commands that ask a release the same again, where its folder is `model`."""
+def again(each: Carried, model: str, *more: str | Path, out: str = "") -> list[str]:
+    """Commands that ask a model the same again, with `more` options; records go to `out`."""
     tasks: dict[tuple[str, ...], list[str]] = {}
     for name, head in each.heads.items():
         tasks.setdefault(tuple(_options(head)), []).append(_task(name, head.settings["own"]))
     return [
-        command("evaluate", model, "--tasks", *names, *options, "--out", f"evaluations/{each.name}")
+        command("evaluate", model, "--tasks", *names, *options, *more, "--out", out or f"evaluations/{each.name}")
         for options, names in tasks.items()
     ]
 
@@ -125,6 +126,7 @@ def _options(head: Head) -> Iterator[str]:
     if "temperature" in settings:
         yield from ("--samples", str(head.samples)) * (head.samples > 1)
         yield from ("--temperature", str(settings["temperature"])) * (settings["temperature"] != 0)
+        yield from ("--draws", str(settings["draws"])) * (settings.get("draws", 0) != 0)
         yield from ("--template", str(settings["template"])) * (settings["template"] != "plain")
     stored = _STORED.get(str(head.environment.get("weights stored as")), "fp32")
     yield from ("--weights", stored) * (stored != "fp32")
