@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearseek.licences import LICENCES, is_open_for, lookup
-from clearseek.licences.table import Kind, Licence
+from clearseek.licences.table import Kind, Licence, spdx
 
 KINDS: tuple[Kind, ...] = ("code", "weights", "data", "documents")
 
@@ -42,7 +42,11 @@ def test_what_names_no_licence_finds_none(name: str) -> None:
 
 @given(st.text(max_size=400))
 def test_any_name_is_looked_up(name: str) -> None:
-    assert lookup(name) is None or lookup(name) in LICENCES
+    assert lookup(name) is None or lookup(name) in (*LICENCES, *spdx().values())
+
+
+def test_licences_of_spdx_without_a_row_are_found() -> None:
+    assert lookup("PPL") in spdx().values() and lookup("PPL") not in LICENCES
 
 
 def test_ids_are_unique_and_lead_back() -> None:

@@ -16,7 +16,7 @@ from clearseek.data.tokenizer import Tokenizer
 from clearseek.evaluate.answerers import Answered, Asked, Local
 from clearseek.evaluate.check import faults
 from clearseek.evaluate.evaluation import bits, evaluate, listed
-from clearseek.evaluate.records import INDEX, Head, Index, Log, Record, read_index, read_records
+from clearseek.evaluate.records import INDEX, Head, Index, Log, Record, identity_of, read_index, read_records
 from clearseek.evaluate.tasks import Asking, Task, build
 from clearseek.inference.model import Model
 from clearseek.release.evaluations import carried
@@ -287,7 +287,7 @@ def test_an_evaluation_of_other_weights_is_none_of_this_release(release: Release
     index = read_index(place)
     model = {**index.model, "weights_sha256": "0" * 64}
     put(place, index.model_copy(update={"model": model}))
-    forge(release, "addition", headed(model=model), "drawn")
+    forge(release, "addition", headed(model=identity_of(model)), "drawn")
     assert answers(release) == ("yes", "no")
     assert "other weights" in rows(release)["records"].reason
 
