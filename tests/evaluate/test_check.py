@@ -137,3 +137,11 @@ def test_an_output_that_the_model_did_not_write(many: Path, tmp_path: Path) -> N
     (found,) = differences(Scripted(mostly(0.5)), head, records, range(300, 400))
     assert records[found[0]].score == 1.0 and found[1].output == "no"
     assert not list(differences(Scripted(mostly(0.5)), head, records, range(500, 900)))
+
+
+def test_another_wrong_output_is_another_record(many: Path) -> None:
+    """With the same score: asking again compares all that was written."""
+    head, records, _ = read_records(many / "sums.jsonl")
+    place = next(number for number, record in enumerate(records) if record.score == 0.0)
+    changed = [*records[:place], records[place].model_copy(update={"output": "none"}), *records[place + 1 :]]
+    assert [number for number, _ in differences(Scripted(mostly(0.5)), head, changed, [place])] == [place]
