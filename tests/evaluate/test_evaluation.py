@@ -15,7 +15,7 @@ import pytest
 
 from clearseek.errors import UserError
 from clearseek.evaluate.answerers import Answered, Asked
-from clearseek.evaluate.evaluation import StoppedError, evaluate
+from clearseek.evaluate.evaluation import StoppedError, evaluate, recorded, wanted
 from clearseek.evaluate.records import read_records
 from clearseek.evaluate.scores import read_scores, refuse_uneven, summary, versus
 from clearseek.evaluate.statistics import exact_interval, fixed_questions, sampled_questions, wilson_interval
@@ -93,6 +93,14 @@ def test_a_fault_keeps_what_came(tmp_path: Path) -> None:
     evaluate(Scripted(right_always), [build("addition", ASKING)], ASKING, tmp_path)
     evaluate(Scripted(right_always), [build("addition", ASKING)], ASKING, tmp_path / "whole")
     assert (tmp_path / "whole" / "addition.jsonl").read_bytes() == (tmp_path / "addition.jsonl").read_bytes()
+
+
+def test_a_log_probability_that_is_no_number_is_missing() -> None:
+    asking = Asking(questions=1, texts=[("t", "a line of text\n" * 99)])
+    task = build("bits-per-byte:passage=64", asking)
+    for wrong in (float("nan"), float("-inf")):
+        found = recorded(task, wanted(task, asking)[0], Answered("", output="x", logprobs=[-1.0, wrong]))
+        assert found.missing and "no number" in found.note and found.logprobs is None
 
 
 def test_told_to_stop(tmp_path: Path) -> None:
