@@ -128,7 +128,9 @@ def _evaluated(
 
 def _of_harness(wanted: Sequence[str]) -> list[str]:
     """Names of the harness's tasks among those that are wanted."""
-    return [each.removeprefix("harness:") for each in wanted if each.startswith("harness:")]
+    from clearseek.evaluate.tasks import HARNESS
+
+    return [each.removeprefix(HARNESS) for each in wanted if each.startswith(HARNESS)]
 
 
 def _refuse_of_harness(arguments: argparse.Namespace, name: str) -> None:
@@ -282,14 +284,14 @@ def _texts(arguments: argparse.Namespace, name: str) -> list[tuple[str, str]]:
 
 
 def _tasks(arguments: argparse.Namespace, asking: Asking) -> list[Task]:
-    from clearseek.evaluate.tasks import DEFAULT, build
+    from clearseek.evaluate.tasks import DEFAULT, HARNESS, build
 
     wanted = arguments.tasks
     if wanted is None:
         wanted = [name for name in DEFAULT if name != "bits-per-byte" or asking.texts]
         if not asking.texts:
             print("bits-per-byte is left out: no text is here to read (--text FILE)", file=sys.stderr)
-    tasks = [build(each, asking) for each in wanted if not each.startswith("harness:")]
+    tasks = [build(each, asking) for each in wanted if not each.startswith(HARNESS)]
     if arguments.tasks is None and asking.template == "chat":
         for task in (task for task in tasks if not task.in_chat):
             print(f"{task.name} is left out: it cannot be asked in a chat", file=sys.stderr)

@@ -77,6 +77,7 @@ def _row(said: Mapping[str, Any], fixed: bool) -> list[str]:
 
 
 def as_json(folder: Path, index: Index, compared: Sequence[Versus], spread: Sequence[Varied]) -> dict[str, Any]:
+    """Scores, and sentences on other models or ways, as JSON values."""
     from dataclasses import asdict
 
     found = {each.task: _finite(each.values()) for each in compared}

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from clearseek.chat.render import render
+from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import UserError
 from clearseek.evaluate.tasks import Asking, Question, Task
+from clearseek.evaluate.tasks.task import Template
 from clearseek.inference.answer import Answer, joined
 from clearseek.inference.model import Model, environment
 from clearseek.inference.request import Chosen, Request, Settings
@@ -66,6 +68,13 @@ def seed_of(asking: Asking, task: str, number: int, sample: int) -> int:
     return int.from_bytes(digest[:6], "big")  # other readers of JSON than Python keep numbers below 2^53
 
 
+def prompt_ids(tokenizer: Tokenizer, question: Question, template: Template) -> list[int]:
+    """Ids of a question as a model gets it."""
+    if template == "chat":
+        return render(tokenizer, [{"role": "user", "content": question.chat}]).ids
+    return [tokenizer.bos_id, *tokenizer.encode(question.prompt)]
+
+
 class Local:
     """A model on our engine."""
 
@@ -88,7 +97,7 @@ class Local:
         if task.reads:
             yield from self._read([each.question for each in asked])
             return
-        prompts = [self._prompt(each.question, asking) for each in asked]
+        prompts = [prompt_ids(self.loaded.tokenizer, each.question, asking.template) for each in asked]
         texts = [self.loaded.tokenizer.decode(ids) for ids in prompts]
         requests, refused = list[tuple[Request, Answer]](), list[str]()
         for ids, each in zip(prompts, asked, strict=True):
@@ -109,12 +118,6 @@ class Local:
                 text, ids, joined(answer.take()), [each.token for each in request.answer],
                 [_finite(each.logprob) for each in request.answer], request.finish == "stop",
             )  # fmt: skip
-
-    def _prompt(self, question: Question, asking: Asking) -> list[int]:
-        tokenizer = self.loaded.tokenizer
-        if asking.template == "chat":
-            return render(tokenizer, [{"role": "user", "content": question.chat}]).ids
-        return [tokenizer.bos_id, *tokenizer.encode(question.prompt)]
 
     def _added(self, request: Request) -> str:
         """Queue a request; what is wrong with it, or an empty string."""
@@ -137,7 +140,7 @@ class Local:
         """Log-probabilities of the targets' tokens, each with as much before it as the model's sequences have."""
         tokenizer, longest = self.loaded.tokenizer, self._engine.longest
         for question in questions:
-            before = [tokenizer.bos_id, *tokenizer.encode(question.prompt)]
+            before = prompt_ids(tokenizer, question, "plain")
             target = tokenizer.encode(question.target)
             read, fault = self.chosen(before, target)
             logprobs = [_finite(each.logprob) for each in read]

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from clearseek.chat.render import render
 from clearseek.data.tokenizer import Tokenizer
 from clearseek.errors import OtherVersionError, UserError
-from clearseek.evaluate.answerers import Answerer, Asked
+from clearseek.evaluate.answerers import Answerer, Asked, prompt_ids
 from clearseek.evaluate.evaluation import asking_of, bits, recorded, settings_of, wanted
 from clearseek.evaluate.harness.evaluation import harness_faults
 from clearseek.evaluate.records import Head, Index, Record, identity_of, read_index, read_records
 from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.scores import refuse_uneven, summary
-from clearseek.evaluate.tasks import HARNESS, Asking, NotHereError, Task, rebuild
+from clearseek.evaluate.tasks import HARNESS, Asking, NotHereError, Question, Task, rebuild
+from clearseek.evaluate.tasks.task import Template
 from clearseek.files import sha256_file
 from clearseek.inference.text import Bytes, Text
 
@@ -163,8 +163,7 @@ def _faults_of_one(
     seed = 0 if task.reads else asked.seed
     if record.seed != seed:
         yield f"seed {record.seed}, where {seed} is this question's"
-    if (fault := _prompt_fault(record, question.chat if asking.template == "chat" else question.prompt, task, asking,
-                               tokenizer)):  # fmt: skip
+    if fault := _prompt_fault(record, question, asking.template, task.reads, tokenizer):
         yield fault
     if record.missing:
         if not record.note or record.logprobs:
@@ -180,20 +179,19 @@ def _faults_of_one(
         yield f"score {record.score} ({record.note}), where the output has {score} ({note})"
 
 
-def _prompt_fault(record: Record, text: str, task: Task, asking: Asking, tokenizer: Tokenizer | None) -> str:
+def _prompt_fault(
+    record: Record, question: Question, template: Template, reads: bool, tokenizer: Tokenizer | None
+) -> str:
     """What is wrong with a record's prompt and its ids."""
+    other = "another prompt than the question's"
     if record.prompt_ids is None:
-        return "" if record.prompt == text else "another prompt than the question's"
+        return "" if record.prompt == (question.chat if template == "chat" else question.prompt) else other
     if tokenizer is None:
         return ""
-    if asking.template == "chat" and not task.reads:
-        ids = render(tokenizer, [{"role": "user", "content": text}]).ids
-    else:
-        ids = [tokenizer.bos_id, *tokenizer.encode(text)]
-    fits = ids[len(ids) - len(record.prompt_ids) :] == record.prompt_ids if task.reads else ids == record.prompt_ids
-    if not fits or tokenizer.decode(record.prompt_ids) != record.prompt:
-        return "another prompt than the question's"
-    return ""
+    ids = prompt_ids(tokenizer, question, template)
+    # Of a text that is read, as much is before it as the model's sequences have.
+    fits = ids[len(ids) - len(record.prompt_ids) :] == record.prompt_ids if reads else ids == record.prompt_ids
+    return "" if fits and tokenizer.decode(record.prompt_ids) == record.prompt else other
 
 
 def _output_fault(record: Record, task: Task, tokenizer: Tokenizer, bytes_of: Bytes) -> str:

@@ -118,10 +118,7 @@ def make_release(
         say("writing weights and logits")
         _weights(run, place, made)
         _write_json(place / "evaluation" / "logits.json", as_json(prompt_logits(place)))
-        if carried:
-            say("scoring the records of its evaluations again")
-        evaluations.check(carried, place, run, folder, dtype)
-        evaluations.copy(carried, place)
+        _evaluations(run, place, made, folder, say)
         say(f"copying {len(made.steps)} checkpoint{'s' * (len(made.steps) != 1)} and the data")
         _training(run, place, made)
         _copy(folder, place / "data")
@@ -173,6 +170,14 @@ def _weights(run: Run, place: Path, made: Made) -> None:
         model.state_dict(), recipe.model, run.tokenizer, place, DTYPES[made.dtype], scales=export_scales(recipe),
         conversational=recipe.conversational,
     )  # fmt: skip
+
+
+def _evaluations(run: Run, place: Path, made: Made, data: Path, say: Callable[[str], None]) -> None:
+    """Evaluations of the released weights, whose records are scored again first."""
+    if made.carried:
+        say("scoring the records of its evaluations again")
+    evaluations.check(made.carried, place, run, data, made.dtype)
+    evaluations.copy(made.carried, place)
 
 
 def _training(run: Run, place: Path, made: Made) -> None:

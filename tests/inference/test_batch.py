@@ -18,16 +18,9 @@ from clearseek.inference.request import Request, Settings
 from clearseek.kernels import PAGE
 from tests.inference.models import FORWARDS, SMALL, model_of, packed
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCABULARY = 40
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Steps of tiny models are shorter than a second thread takes to wake."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def prompts(seed: int, lengths: tuple[int, ...]) -> list[list[int]]:

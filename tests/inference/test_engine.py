@@ -19,16 +19,9 @@ from clearseek.inference.sampler import Sampling, generate
 from clearseek.kernels import PAGE
 from tests.inference.models import SMALL, model_of, packed
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCABULARY = 40
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Steps of tiny models are shorter than a second thread takes to wake."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache

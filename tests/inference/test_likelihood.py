@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,17 +16,10 @@ from clearseek.inference.request import Request, Settings
 from clearseek.kernels import PAGE
 from tests.inference.models import FORWARDS, SMALL, model_of, packed
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCABULARY = 40
 LONGEST = 160
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Steps of tiny models are shorter than a second thread takes to wake."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tree(seed: int, count: int) -> list[Text]:
