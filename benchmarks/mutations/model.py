@@ -139,8 +139,10 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "model/transformer.py:DeepSeekModel.set_dtype": [
         ("for parameter in self.parameters():", "for parameter in [*self.parameters(), *self.buffers()]:", "biases in BF16"),
     ],
-    "model/transformer.py:DeepSeekModel.initialise": [
-        ("self.config.initializer_range", "0.02", "a spread that is not the recipe's"),
+    "model/transformer.py:deviation": [
+        ("        return config.initializer_range", "        return 0.02", "a spread that is not the recipe's"),
+        ("return shape[-1] ** -0.5 if config.tie_word_embeddings else 1.0", "return 1.0", "a head of deviation one"),
+        ("float(shape[-1] ** -0.5)", "float(shape[-2] ** -0.5)", "spread by the outputs, not the inputs"),
     ],
     "model/layers.py:DecoderLayer.forward": [
         ("return x_BSD + y_BSD, routing", "return self.post_attention_layernorm(x_BSD) + y_BSD, routing", "the residual after the norm"),

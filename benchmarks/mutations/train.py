@@ -33,7 +33,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "train/optimizer.py:Updates.__init__": [
         ("decayed if len(shape) > 1 else plain", "decayed", "weight decay on norms"),
-        ("{\"params\": plain, \"weight_decay\": 0.0}", "{\"params\": plain}", "PyTorch's default decay on norms"),
+        ("{\"params\": plain, \"weight_decay\": 0.0, ", "{\"params\": plain, \"weight_decay\": 0.01, ", "PyTorch's default decay on norms"),
+        ("{\"params\": embedding, \"weight_decay\": 0.0, ", "{\"params\": embedding, \"weight_decay\": config.weight_decay, ", "weight decay on an embedding with a rate of its own"),
+        ("\"peak\": config.embedding_learning_rate", "\"peak\": config.learning_rate", "the embedding's own rate is ignored"),
         ("betas=config.betas", "betas=config.betas[::-1]", "AdamW's decays swapped"),
         ("eps=config.eps", "eps=1e-8", "epsilon not the recipe's"),
         ("config.momentum, config.weight_decay", "config.weight_decay, config.momentum", "Muon's arguments swapped"),
@@ -43,8 +45,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "train/optimizer.py:Updates.step": [
         ("if factor < 1.0 and gradients:", "if gradients:", "clipping scales small gradients up"),
         ("self.config.grad_clip / (norm + 1e-6)", "1.0 / (norm + 1e-6)", "the recipe's limit is ignored"),
-        ("group[\"lr\"] = rate * multiplier", "group[\"lr\"] = rate", "the schedule is ignored"),
-        ("(self._muon, self.config.muon_learning_rate)", "(self._muon, self.config.learning_rate)", "Muon takes AdamW's rate"),
+        ("group[\"lr\"] = group[\"peak\"] * multiplier", "group[\"lr\"] = group[\"peak\"]", "the schedule is ignored"),
+        ("self.config.muon_learning_rate * multiplier", "self.config.learning_rate * multiplier", "Muon takes AdamW's rate"),
         ("torch._foreach_mul_(gradients, factor)", "torch._foreach_mul_(gradients[1:], factor)", "one tensor's gradient is not clipped"),
     ],
     "train/optimizer.py:MasterOptimizer.step": [
@@ -231,7 +233,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("recipe.data.seed, lookahead", "recipe.train.seed, lookahead", "the batches' order follows the weights' seed"),
     ],
     "train/work.py:Work._build": [
-        ("initialise(self.recipe.train.seed)", "initialise(0)", "the weights' seed is ignored"),
+        ("initialise(self.recipe.train.seed, ", "initialise(0, ", "the weights' seed is ignored"),
+        ("self.recipe.train.initial_weights == \"scaled\"", "False", "weights are never scaled"),
     ],
     "train/work.py:Work.__init__": [
         ("trainable(self.model)", "everything(self.model)", "what is not to be trained is"),

@@ -93,6 +93,9 @@ class Recipe(Settings):
                f'model.{name} = {size} is not a multiple of 128, as train.precision = "fp8" needs it: gate and up are '
                "one product, and a block of 128 rows must not hold rows of both")
               for name in ("intermediate_size", "moe_intermediate_size") if (size := getattr(self.model, name))),
+            (self.optimizer.embedding_learning_rate is not None and self.model.tie_word_embeddings,
+             "optimizer.embedding_learning_rate with model.tie_word_embeddings: the embedding is the output head too, "
+             "and learns at optimizer.learning_rate: leave one of them out"),
             *self._wrong_tables(),
         )  # fmt: skip
         return self

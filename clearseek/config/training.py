@@ -67,6 +67,8 @@ class OptimizerConfig(Settings):
     """Peak rate of AdamW: of everything, or under Muon of embedding, head, router and norms."""
     muon_learning_rate: PositiveFloat = 0.02
     """Peak rate of Muon."""
+    embedding_learning_rate: PositiveFloat | None = None
+    """Peak rate of AdamW for the embedding, which then has no weight decay; leave out for `learning_rate` and decay."""
     betas: Annotated[tuple[Decay, Decay], List] = (0.9, 0.95)
     """AdamW's decay rates (report, section 4.2)."""
     eps: PositiveFloat = 1e-8
@@ -122,6 +124,8 @@ class TrainConfig(Settings):
     """Norms, attention, Muon by PyTorch, numba (FP32 on CPUs, extra `cpu`; `auto` takes it) or compiler: other bits."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights."""
+    initial_weights: Literal["normal", "scaled"] = "normal"
+    """All of `model.initializer_range` (`normal`), or by size, with layers that begin as the identity (`scaled`)."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads; leave out for PyTorch's choice. Another number gives other bits."""
     bias_update_speed: Annotated[float, Field(ge=0)] = 0.001

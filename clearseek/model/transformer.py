@@ -99,6 +99,22 @@ def drawn(seed: int, name: str, number: int, shape: Sequence[int], deviation: fl
     return torch.empty(*shape, dtype=torch.float32).normal_(0.0, deviation, generator=generator_of(seed, name, number))
 
 
+def deviation(config: ModelConfig, name: str, shape: Sequence[int], scaled: bool) -> float:
+    """Standard deviation of a parameter's initial matrices of a shape [outputs, inputs].
+
+    It is `initializer_range` (DeepSeek-V3 report, section 4.2). Where `scaled`, it is one for the embedding, zero for
+    what writes to the residual stream and for the head, so that every layer begins as the identity, and 1 /
+    sqrt(inputs) for all else but the router, which keeps `initializer_range`.
+    """
+    if not scaled or name.endswith("mlp.gate.weight"):
+        return config.initializer_range
+    if name.endswith("embed_tokens.weight"):
+        return shape[-1] ** -0.5 if config.tie_word_embeddings else 1.0
+    if name.endswith(("lm_head.weight", "o_proj.weight", "down_proj.weight", "experts.down_proj")):
+        return 0.0
+    return float(shape[-1] ** -0.5)
+
+
 class DeepSeekModel(nn.Module):
     """A causal language model of DeepSeek-V2's or V3's architecture, or the part of one that is `held`."""
 
@@ -127,8 +143,8 @@ class DeepSeekModel(nn.Module):
         return next(self.parameters()).device
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Draw matrices from N(0, initializer_range), set norms to one and biases to zero (report, section 4.2).
+    def initialise(self, seed: int, scaled: bool = False) -> None:
+        """Draw matrices from normal distributions (:func:`deviation`), set norms to one and biases to zero.
 
         Each matrix, also each of stacked experts, is drawn by itself (:func:`drawn`).
         """
@@ -142,7 +158,8 @@ class DeepSeekModel(nn.Module):
                 continue
             stack = parameter if parameter.ndim == 3 else parameter.unsqueeze(0)
             for number, matrix in enumerate(stack, firsts.get(id(parameter), 0)):
-                matrix.copy_(drawn(seed, name, number, matrix.shape, self.config.initializer_range))
+                width = deviation(self.config, name, matrix.shape, scaled)
+                matrix.copy_(drawn(seed, name, number, matrix.shape, width))
         for buffer in self.buffers():
             buffer.zero_()
 

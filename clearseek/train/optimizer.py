@@ -138,17 +138,21 @@ class Updates:
         products: torch.dtype,
     ) -> None:  # fmt: skip
         self.config, self.names, self.masters = config, list(names), list(masters)
-        muon: list[Tensor] = []
-        decayed: list[Tensor] = []
-        plain: list[Tensor] = []
+        muon, embedding, decayed, plain = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
         self._views: list[Tensor] = []
         for name, shape, master in zip(names, shapes, masters, strict=True):
             matrix = matrix_of(name, shape, config)
             one = matrix is None or (master.ndim == 2 and master.shape == matrix)
             view = master if matrix is None or one else master.view(-1, *matrix)
-            (muon if matrix is not None else decayed if len(shape) > 1 else plain).append(view)
+            apart = config.embedding_learning_rate is not None and name.endswith("embed_tokens.weight")
+            others = embedding if apart else decayed if len(shape) > 1 else plain
+            (others if matrix is None else muon).append(view)
             self._views.append(view)
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay, "peak": config.learning_rate},
+            {"params": plain, "weight_decay": 0.0, "peak": config.learning_rate},
+            {"params": embedding, "weight_decay": 0.0, "peak": config.embedding_learning_rate},
+        ]
         self._muon_ids = {id(view) for view in muon}
         self._adamw = AdamW(
             [group for group in groups if group["params"]],
@@ -174,11 +178,13 @@ class Updates:
             torch._foreach_mul_(gradients, factor)
         for view, gradient in zip(self._views, gradients, strict=True):
             view.grad = gradient.view(view.shape)
-        for optimizer, rate in ((self._adamw, self.config.learning_rate), (self._muon, self.config.muon_learning_rate)):
-            if optimizer is not None:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * multiplier
-                optimizer.step()
+        for group in self._adamw.param_groups:
+            group["lr"] = group["peak"] * multiplier
+        self._adamw.step()
+        if self._muon is not None:
+            for group in self._muon.param_groups:
+                group["lr"] = self.config.muon_learning_rate * multiplier
+            self._muon.step()
         for view in self._views:
             view.grad = None
 

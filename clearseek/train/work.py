@@ -79,7 +79,7 @@ class Work:
     def _build(self) -> DeepSeekModel:
         model = DeepSeekModel(self.recipe.model, self._held())
         self._share_out(model)
-        model.initialise(self.recipe.train.seed)
+        model.initialise(self.recipe.train.seed, self.recipe.train.initial_weights == "scaled")
         model.to(self.setup.device).set_dtype(self.setup.precision.dtype).use_fp8(self.setup.fp8)
         model.use_recompute(self.recipe.train.recompute == "selective")
         return model

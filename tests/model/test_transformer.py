@@ -60,6 +60,27 @@ def test_initialisation_has_deepseeks_spread_and_depends_on_the_seed_alone() -> 
             assert torch.equal(weight, torch.ones_like(weight))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_scaled_weights_keep_sizes_and_begin_as_the_identity(tied: bool) -> None:
+    """Hidden states are the embedding's, normalised; a head that is not the embedding gives every token the same."""
+    config = load_recipe("quickstart").model.model_copy(update={"tie_word_embeddings": tied})
+    model = DeepSeekModel(config)
+    model.initialise(5, scaled=True)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            assert torch.equal(weight, torch.ones_like(weight))
+            continue
+        expected = config.hidden_size**-0.5 if tied else 1.0
+        if "embed_tokens" not in name:
+            expected = config.initializer_range if name.endswith("mlp.gate.weight") else weight.shape[-1] ** -0.5
+        zero = name.endswith(("o_proj.weight", "down_proj.weight", "down_proj", "lm_head.weight"))
+        assert weight.std().item() == pytest.approx(0.0 if zero else expected, rel=0.05), name
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(model(tokens), model.model.norm(model.model.embed_tokens(tokens)))
+        assert tied or not model.logits(tokens).any()
+
+
 @pytest.mark.parametrize("changes", [{}, V2, {"q_lora_rank": None}])
 def test_cached_steps_equal_one_pass(changes: dict[str, Any]) -> None:
     model = model_of(changes).requires_grad_(False)

@@ -224,9 +224,11 @@ class Training:
             for name, w in named
             if o.name == "muon" and w.ndim == 2 and not name.endswith(outside)
         }
-        rest = {name: w for name, w in named if name not in self.muon}
+        apart = [name for name in self.model.weights if name.endswith("embed_tokens") and o.embedding_learning_rate]
+        rest = {name: w for name, w in named if name not in self.muon and name not in apart}
         self.adamw = torch.optim.AdamW(
             [
+                {"params": [self.model.weights[name] for name in apart], "weight_decay": 0.0},
                 {"params": [w for w in rest.values() if w.ndim == 2], "weight_decay": o.weight_decay},
                 {"params": [w for w in rest.values() if w.ndim == 1], "weight_decay": 0.0},
             ],
@@ -276,6 +278,8 @@ class Training:
         o = self.recipe.optimizer
         for group in self.adamw.param_groups:
             group["lr"] = o.learning_rate * factor
+        if o.embedding_learning_rate:
+            self.adamw.param_groups[0]["lr"] = o.embedding_learning_rate * factor
         self.adamw.step()
         for name, momentum in self.muon.items():
             weight = self.model.weights[name]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -189,6 +190,28 @@ def test_matrices_decay_and_vectors_do_not(name: str, moments: str) -> None:
         rate = 0.02 if name == "muon" and "experts" in key else 0.01
         kept = 1.0 if weight.ndim == 1 else (1 - 0.5 * rate * 0.5) ** 2
         torch.testing.assert_close(weight, before[key] * kept, rtol=1e-6, atol=0, msg=key)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_an_embedding_with_its_own_rate_takes_adamws_step_at_it_and_does_not_decay(name: str) -> None:
+    """Its first step moves every number by the rate; everything else moves as it would without the setting."""
+    shapes = {"model.embed_tokens.weight": (5, 8), "lm_head.weight": (5, 8), "model.norm.weight": (8,)}
+    torch.manual_seed(0)
+    begun = {key: torch.randn(shape) for key, shape in shapes.items()}
+    gradients = {key: torch.randn(shape) for key, shape in shapes.items()}
+
+    def after(**changes: Any) -> dict[str, torch.Tensor]:
+        config = OptimizerConfig(name=name, learning_rate=0.01, weight_decay=0.5, grad_clip=1e9, **changes)  # type: ignore[arg-type]
+        optimizer = MasterOptimizer([Trained(key, nn.Parameter(begun[key].clone())) for key in shapes], config)
+        given = [gradients[key].clone() for key in shapes]
+        optimizer.step(given, gradient_norm(given), 0.5)
+        return optimizer.weights()
+
+    apart, usual = after(embedding_learning_rate=0.3), after()
+    moved = begun["model.embed_tokens.weight"] - 0.15 * gradients["model.embed_tokens.weight"].sign()
+    torch.testing.assert_close(apart["model.embed_tokens.weight"], moved, rtol=0, atol=1e-5)
+    for key in ("lm_head.weight", "model.norm.weight"):
+        assert torch.equal(apart[key], usual[key])
 
 
 def test_muon_owns_the_matrices_inside_the_layers_alone() -> None:

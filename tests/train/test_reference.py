@@ -48,6 +48,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "adamw, tied, no dense layer": ("adamw", {"tie_word_embeddings": True, "first_k_dense_replace": 0}),
     "adamw, v2": ("adamw", V2 | {"routed_scaling_factor": 1.5}),
     "muon, v3, groups": ("muon", {"n_group": 2, "topk_group": 1}),
+    "muon, v3": ("muon", {}),
     "muon, plain queries, no MTP": ("muon", {"q_lora_rank": None, "num_nextn_predict_layers": 0}),
     "muon, v2": ("muon", V2 | GROUPS | {"topk_method": "group_limited_greedy"}),
 }
@@ -122,13 +123,21 @@ class Comparison:
             torch.testing.assert_close(bias.double(), self.reference.model.biases[layer], rtol=0, atol=1e-7)
 
 
+SCALED = "muon, v3"
+"""The case with scaled initial weights, and a rate of the embedding's own."""
+
+
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow if number else ()) for number, case in enumerate(CASES)]
 )
 def test_steps_are_those_of_an_independent_implementation(case: str, tmp_path: Path, data: Path) -> None:
     """The trainer is FP32 and the reference FP64: after eight steps weights of about 1 differ by 3e-7 from rounding."""
     name, changes = CASES[case]
-    trainer = trainer_of(tiny(model=changes, optimizer=OPTIMIZER | {"name": name}, train=TRAIN), tmp_path, data)
+    optimizer, train = OPTIMIZER | {"name": name}, TRAIN
+    if case == SCALED:
+        optimizer |= {"embedding_learning_rate": 0.05, "grad_clip": 1.3}  # its gradients are smaller
+        train = TRAIN | {"initial_weights": "scaled"}
+    trainer = trainer_of(tiny(model=changes, optimizer=optimizer, train=train), tmp_path, data)
     comparison = Comparison(trainer, data)
     assert trainer.train(comparison.update).finished
     assert comparison.clipped == {True, False}  # the gradient norm is on both sides of the limit

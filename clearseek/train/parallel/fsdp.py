@@ -32,7 +32,7 @@ from torch.distributed.tensor import DTensor
 from clearseek.config import ModelConfig
 from clearseek.errors import UserError
 from clearseek.fp8.linear import Fp8, QuantisedWeight
-from clearseek.model.transformer import DeepSeekModel, drawn
+from clearseek.model.transformer import DeepSeekModel, deviation, drawn
 from clearseek.parts import Part, deal
 from clearseek.train.accumulate import TreeSum
 from clearseek.train.parallel.work import LaneSums, SharedWork
@@ -75,7 +75,7 @@ class FsdpWork(SharedWork):
         setup, group = self.setup, dist.group.WORLD
         assert group is not None
         self._sharded = Sharded(self.recipe.model, group, setup.device, setup.precision.dtype, setup.fp8)
-        self._sharded.initialise(self.recipe.train.seed)
+        self._sharded.initialise(self.recipe.train.seed, self.recipe.train.initial_weights == "scaled")
         return self._sharded.model.use_recompute(self.recipe.train.recompute == "selective")
 
     def _parts(self, rank: int) -> list[Part]:
@@ -178,23 +178,25 @@ class Sharded:
         return [_local(parameter) for parameter in self.parameters.values()]
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> None:
+    def initialise(self, seed: int, scaled: bool = False) -> None:
         """Give the rows their initial values, rounded (:meth:`DeepSeekModel.initialise`).
 
         One whole matrix is drawn at a time; of stacked experts, the own ones. Nothing is drawn on the meta device.
         """
-        deviation = self.model.config.initializer_range
         for (name, parameter), local in zip(self.parameters.items(), self.rows(), strict=True):
             rows = self._rows(parameter, self.rank)
             if local.is_meta:
                 continue
             if parameter.ndim == 1:
                 local.fill_(1.0)
-            elif parameter.ndim == 2 and rows:
-                local.copy_(drawn(seed, name, 0, parameter.shape, deviation)[rows.start : rows.stop].to(self.dtype))
+                continue
+            shape = parameter.shape[-2:]
+            width = deviation(self.model.config, name, shape, scaled)
+            if parameter.ndim == 2 and rows:
+                local.copy_(drawn(seed, name, 0, shape, width)[rows.start : rows.stop].to(self.dtype))
             elif parameter.ndim == 3:
                 for number, matrix in zip(rows, local, strict=True):
-                    matrix.copy_(drawn(seed, name, number, parameter.shape[1:], deviation).to(self.dtype))
+                    matrix.copy_(drawn(seed, name, number, shape, width).to(self.dtype))
 
     def last_of_lane(self, last: bool) -> None:
         """Say whether the next backward ends a lane, and deals its gradients out; else they wait on this process."""

@@ -63,7 +63,7 @@ def alone(case: str) -> tuple[list[dict[str, Tensor]], Tensor]:
     config, dtype, fp8 = model_of(case)
     _, _, _, count, lanes = CASES[case]
     model = DeepSeekModel(config)
-    model.initialise(7)
+    model.initialise(7, scaled=case == "tied")
     model.set_dtype(dtype).use_fp8(fp8)
     found = []
     for step in range(STEPS):
@@ -109,7 +109,7 @@ def together(case: str, group: dist.ProcessGroup, fault: str) -> tuple[list[dict
     config, dtype, fp8 = model_of(case)
     _, _, _, count, lanes = CASES[case]
     sharded = fsdp.Sharded(config, group, torch.device("cpu"), dtype, fp8)
-    sharded.initialise(7)
+    sharded.initialise(7, scaled=case == "tied")
     attention, experts = sharded.model.model.layers[1].self_attn, sharded.model.moe_layers[0].experts
     assert not any(each.kept for each in (attention.o_proj.quantised, *experts.quantised))
     if fault == "stock":
