@@ -19,6 +19,10 @@ from clearseek.train.pretrain import PreTraining
 from clearseek.train.step import NotFiniteError, Training
 
 
+RATES_OF_OURS = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
+"""Peak rates of our recipes; the last may be absent."""
+
+
 class Contender(Protocol):
     """One way to train."""
 
@@ -47,8 +51,7 @@ class ClearSeek:
             "parameters": count.total, "active": count.activated_without_embedding,
             "precision": str(self.contest.setup.precision.dtype).removeprefix("torch."),
             "kernels": self.contest.setup.kernels, "model": self.recipe.model.model_dump(mode="json"),
-            "peak_rates": {"matrices": self.recipe.optimizer.muon_learning_rate,
-                           "rest": self.recipe.optimizer.learning_rate},
+            "peak_rates": {name: getattr(self.recipe.optimizer, name) for name in RATES_OF_OURS},
         }  # fmt: skip
 
     def settings(self) -> list[Setting]:
@@ -57,8 +60,7 @@ class ClearSeek:
 
     def train(self, setting: Setting, steps: int, factor: float, seed: int, clock: Clock) -> None:
         o, raw = self.recipe.optimizer, self.recipe.model_dump(mode="json")
-        raw["optimizer"] |= {"learning_rate": factor * o.learning_rate,
-                             "muon_learning_rate": factor * o.muon_learning_rate}  # fmt: skip
+        raw["optimizer"] |= {name: factor * rate for name in RATES_OF_OURS if (rate := getattr(o, name)) is not None}
         raw["data"]["seed"] = raw["train"]["seed"] = seed
         raw["train"] |= setting | {"steps": steps, "eval_every": 0, "hash_every": steps + 1, "lanes": None}
         recipe = Recipe.model_validate(raw)
