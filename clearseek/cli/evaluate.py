@@ -30,6 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n"
         "  clearseek evaluate runs/quickstart\n"
+        "  clearseek evaluate runs/quickstart --dtype bf16            (the weights as a release has them)\n"
         "  clearseek evaluate my-model --tasks addition:digits=3 induction --questions 500\n"
         "  clearseek evaluate my-model --tasks sums --samples 8 --temperature 1\n"
         "  clearseek evaluate runs/second --against runs/first        (which is better, if that can be told)\n"
@@ -69,7 +70,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-download", action="store_true", help="let the harness fetch data that are not here")
     parser.add_argument("--model-name", default="", help="which model of the API, where it has several")
     parser.add_argument("--step", type=int, help="checkpoint of a run (default: the newest)")
-    parser.add_argument("--weights", choices=STORED, default="fp32", help="how matrices are stored (default: fp32)")
+    parser.add_argument("--dtype", choices=("bf16", "fp32", "fp8"),
+                        help="evaluate a run as the model that release or export writes in this type: the numbers are "
+                        "rounded as there (default: as trained, which is fp32)")  # fmt: skip
+    parser.add_argument("--weights", choices=STORED, default="fp32",
+                        help="how the engine holds matrices, whatever their numbers are (default: fp32)")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print scores and comparisons as JSON")
 
@@ -237,7 +242,7 @@ def _folder(name: str) -> Path:
         host = "".join(each if each.isalnum() else "-" for each in name.partition("://")[2])
         return Path("evaluations", host.strip("-"))
     path = Path(name)
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not _exported(path):
         return path / "evaluation"
     return Path("evaluations", path.resolve().name)
 
@@ -310,6 +315,10 @@ def _answerer(arguments: argparse.Namespace, name: str) -> Answerer:
     from clearseek.evaluate.remote import Remote
 
     if _is_address(name):
+        if arguments.dtype is not None and name == arguments.model:
+            raise UserError(
+                f"--dtype {arguments.dtype} is for run folders: the weights behind {name} are what they are"
+            )
         return Remote(name, arguments.model_name)
     import torch
 
@@ -319,14 +328,20 @@ def _answerer(arguments: argparse.Namespace, name: str) -> Answerer:
     if arguments.template == "plain" and _chats(Path(name)):
         print("tuned to chat, and asked by bare text: --template chat asks it as it was tuned", file=sys.stderr)
     settings = {"step": arguments.step, "weights": arguments.weights, "device": arguments.device, "no_drafts": True}
-    return Local(open_model(argparse.Namespace(model=Path(name), **settings)))
+    dtype = arguments.dtype if name == arguments.model or not _exported(Path(name)) else None
+    return Local(open_model(argparse.Namespace(model=Path(name), **settings), dtype))
+
+
+def _exported(folder: Path) -> bool:
+    """Whether a folder is an export or a release, whose weights have the type that they have."""
+    return (folder / "config.json").is_file()
 
 
 def _chats(folder: Path) -> bool:
     """Whether a run, an export or a release was tuned to chat."""
     from clearseek.train.run import Run
 
-    if (folder / "config.json").is_file():
+    if _exported(folder):
         return (folder / "chat_template.jinja").is_file()
     try:
         return Run(folder).read_recipe(record=True).conversational

@@ -32,8 +32,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-drafts", action="store_true", help="leave the multi-token-prediction layer out")
 
 
-def tensors_of(folder: Path, step: int | None) -> tuple[ModelConfig, dict[str, Tensor], Path]:
-    """Dimensions, tensors by their names in memory, and the tokenizer's file of a model."""
+def tensors_of(folder: Path, step: int | None, dtype: str | None = None) -> tuple[ModelConfig, dict[str, Tensor], Path]:
+    """Dimensions, tensors by their names in memory, and the tokenizer's file of a model.
+
+    With `dtype` the tensors of a run are rounded to what an export in that type holds.
+    """
     from clearseek.hub.read import import_hf
     from clearseek.hub.tokenizer_files import refuse_without_tokenizer
     from clearseek.train.run import Run
@@ -45,12 +48,22 @@ def tensors_of(folder: Path, step: int | None) -> tuple[ModelConfig, dict[str, T
     if (folder / "config.json").is_file():
         if step is not None:
             raise UserError("--step is for run folders: an exported folder holds one model")
+        if dtype is not None:
+            raise UserError(
+                f"--dtype {dtype} is for run folders: {folder} is an exported folder, and taken in the type that it has"
+            )
         refuse_without_tokenizer(folder)
         config, tensors = import_hf(folder, allow_missing_mtp=True)
         return config, tensors, folder / "tokenizer.json"
     trained = Run(folder)
     model, _ = trained.load_model(step)
-    return model.config, dict(model.state_dict()), trained.tokenizer
+    if dtype is None:
+        return model.config, dict(model.state_dict()), trained.tokenizer
+    from clearseek.hub.stored import as_stored
+    from clearseek.hub.write import DTYPES, export_scales
+
+    scales = export_scales(trained.read_recipe(record=True))
+    return model.config, as_stored(model.state_dict(), model.config, DTYPES[dtype], scales), trained.tokenizer
 
 
 def tokenizer_of(file: Path, config: ModelConfig) -> Tokenizer:
@@ -60,13 +73,13 @@ def tokenizer_of(file: Path, config: ModelConfig) -> Tokenizer:
     return load_tokenizer(file, config)
 
 
-def open_model(arguments: argparse.Namespace) -> Model:
-    """The model of the arguments of :func:`add_model`, packed for the engine."""
+def open_model(arguments: argparse.Namespace, dtype: str | None = None) -> Model:
+    """The model of the arguments of :func:`add_model`, packed for the engine; `dtype` as of :func:`tensors_of`."""
     from clearseek.inference.model import Model
     from clearseek.machine import find_device
 
     device = find_device(arguments.device)
-    config, tensors, file = tensors_of(arguments.model, arguments.step)
+    config, tensors, file = tensors_of(arguments.model, arguments.step, dtype)
     name = arguments.model.resolve().name
     kind = STORED[arguments.weights]
     tokenizer = tokenizer_of(file, config)

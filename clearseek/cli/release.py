@@ -14,7 +14,7 @@ from clearseek.program import command
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek release runs/quickstart my-release --key release.key --make-key\n"
-        "  clearseek release runs/quickstart my-release --evaluation evaluations/export"
+        "  clearseek release runs/quickstart my-release --evaluation evaluations/bf16"
     )
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("out", type=Path, help="folder to make")

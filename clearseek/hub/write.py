@@ -171,7 +171,7 @@ def _write_weights(
             room = shard_bytes
         shards[-1].append(spec)
         room -= size
-    sources = _sources(state, config)
+    every = sources(state, config)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -183,7 +183,7 @@ def _write_weights(
         places = {entry.name: entry.begin for entry in header.entries}
         with (folder / name).open("wb") as file:
             file.write(header.raw)
-            for source in islice(sources, len(shard)):
+            for source in islice(every, len(shard)):
                 for part, content in _pieces(*source, dtype, scales):
                     file.seek(places[part])
                     places[part] += file.write(content)
@@ -228,7 +228,7 @@ def _stored_bytes(spec: TensorSpec, dtype: torch.dtype) -> int:
     return sum(prod(each.shape) * DTYPE_BYTES[each.dtype] for each in _stored_as(spec, dtype))
 
 
-def _sources(state: Weights, config: ModelConfig) -> Iterator[tuple[TensorSpec, Rows, int, tuple[int, ...]]]:
+def sources(state: Weights, config: ModelConfig) -> Iterator[tuple[TensorSpec, Rows, int, tuple[int, ...]]]:
     """Yield the checkpoint's tensors with where they are in memory, in order, each memory tensor asked for once.
 
     Yields:

@@ -22,7 +22,6 @@ from clearseek.evaluate.records import INDEX, LONGEST_LINE, Head, Index, read_he
 from clearseek.files import reading
 from clearseek.hub.read import import_hf
 from clearseek.inference.model import weights_hash
-from clearseek.program import command
 from clearseek.train.run import Run
 
 FOLDER: Final = "evaluation"
@@ -132,14 +131,13 @@ def _other_weights(each: Carried, run: Run, data: Path, dtype: str) -> str:
     """What is wrong with an evaluation of other weights, and the ways out."""
     from clearseek.release.scores import again  # which shows what this module reads
 
-    text = ("--text", data / HELD_OUT) if (data / HELD_OUT).is_file() else ()
-    asked = again(each, "EXPORT", *text, out="FOLDER")
-    words = [command("export", run.root, "EXPORT", "--dtype", dtype), *asked]
+    text = ("--text", data / HELD_OUT) if data != run.data and (data / HELD_OUT).is_file() else ()
+    asked = again(each, str(run.root), "--dtype", dtype, *text, out="FOLDER")
     return (
         f"{each.folder}: not of the weights that are released, in {dtype}, but of those with the SHA-256 "
-        f"{each.index.model['weights_sha256']!s:.16}…: evaluate what is released ({' ; '.join(words)}) and give "
-        "--evaluation FOLDER; or release the type that was evaluated (--dtype fp32 for a run); or leave the evaluation "
-        "out with --without-evaluation"
+        f"{each.index.model['weights_sha256']!s:.16}…: evaluate the run as it is released ({' ; '.join(asked)}) and "
+        "give --evaluation FOLDER; or release the type that was evaluated (--dtype fp32 for a run that was evaluated "
+        "without --dtype); or leave the evaluation out with --without-evaluation"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.tasks import Asking, Task, build
 from clearseek.hub.read import import_hf
 from clearseek.inference.model import weights_hash
-from clearseek.release.evaluations import Carried, check, held_out, wanted
+from clearseek.release.evaluations import Carried, carried, check, held_out, wanted
 from clearseek.release.scores import BENCHMARKS, again, as_yaml, hub_results, model_index, table
 from clearseek.train.run import Run
+from clearseek.verify.evaluations import Again, evaluation_rows
+from clearseek.verify.replay import open_release
 
 pytest.importorskip("cryptography", reason="signing needs the extra `release`")
 
@@ -77,9 +80,30 @@ def test_the_runs_own_evaluation_is_carried_by_default(made: Path, tmp_path: Pat
 
 def test_an_evaluation_of_other_weights_says_what_to_do(made: Path, run: Run, tmp_path: Path) -> None:
     told = refused(made, run, evaluated(tmp_path / "other", weights_sha256="0" * 64))
-    for words in ("not of the weights that are released, in bf16", f"export {run.root} EXPORT --dtype bf16",
-                  f"--text {run.data}/heldout.txt", "--dtype fp32", "--without-evaluation"):  # fmt: skip
+    for words in ("not of the weights that are released, in bf16", f"evaluate {run.root} --tasks addition",
+                  "--dtype bf16 --out FOLDER", "--dtype fp32", "--without-evaluation"):  # fmt: skip
         assert words in told
+    assert "--text" not in told  # the run's own
+    elsewhere = shutil.copytree(run.data, tmp_path / "data")
+    with pytest.raises(UserError, match=rf"--dtype bf16 --text {elsewhere}/heldout.txt --out FOLDER"):
+        check(wanted(run, [tmp_path / "other"]), made, run, elsewhere, "bf16")
+
+
+def test_a_run_is_evaluated_as_it_is_released(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No export first: the run's weights, rounded, are those of the release, which is verified with its evaluation."""
+    out, release = tmp_path / "asked", tmp_path / "Tiny"
+    asked = ["--tasks", "bits-per-byte:passage=64", "addition:digits=1", "--questions", "4"]
+    assert main(["evaluate", str(run.root), *asked, "--dtype", "bf16", "--out", str(out)]) == 0
+    assert main(["release", str(run.root), str(release), "--evaluation", str(out)]) == 0
+    (found,) = carried(release)
+    assert found.index.model["weights_sha256"] == weights_hash(import_hf(release, allow_missing_mtp=True)[1])
+    assert main(["evaluate", str(release), *asked, "--out", str(tmp_path / "again")]) == 0
+    for task in found.index.tasks.values():
+        assert (tmp_path / "again" / task.file).read_bytes() == (out / task.file).read_bytes()
+    rows = list(evaluation_rows(open_release(release), Again(records=None)))
+    assert [row.answer for row in rows] == ["yes", "yes"]
+    assert main(["evaluate", str(release), *asked, "--dtype", "bf16"]) == 2
+    assert "--dtype bf16 is for run folders" in capsys.readouterr().err
 
 
 def test_what_a_verification_would_find_is_refused(made: Path, run: Run, tmp_path: Path, released: str) -> None:
