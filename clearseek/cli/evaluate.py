@@ -82,6 +82,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 @sharing_cores()
 def run(arguments: argparse.Namespace) -> int:
     from clearseek.evaluate.evaluation import StoppedError
+    from clearseek.evaluate.records import read_index
     from clearseek.evaluate.scores import read_scores, varied, versus
     from clearseek.interrupts import stop_on_signal
 
@@ -93,19 +94,21 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             folder, index = _evaluated(arguments, arguments.model, arguments.out, lambda: bool(asked))
             compared: list[Versus] = []
+            against = ""
             if arguments.against is not None:
                 other = _other(arguments, lambda: bool(asked))
                 compared = versus({name: each for name, each in read_scores(folder).items() if name in index.tasks},
                                   read_scores(other))  # fmt: skip
+                against = str(read_index(other).model["name"])
             ways = [str(folder), *arguments.variants]
             spread = varied({way: read_scores(Path(way)) for way in ways}) if arguments.variants else []
         except StoppedError:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return INTERRUPTED
     if arguments.json:
-        print(json.dumps(as_json(folder, index, compared, spread), indent=1))
+        print(json.dumps(as_json(folder, index, compared, spread, against), indent=1))
     else:
-        show(folder, index, [*compared, *spread])
+        show(folder, index, compared, spread, against)
     return 0
 
 

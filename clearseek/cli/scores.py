@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from clearseek.errors import one_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from clearseek.evaluate.records import Index
     from clearseek.evaluate.scores import Varied, Versus
 
 
-def show(folder: Path, index: Index, sentences: Sequence[Versus | Varied]) -> None:
-    """Print scores, what to know of them, and sentences on other models or ways."""
+def show(
+    folder: Path, index: Index, compared: Sequence[Versus] = (), spread: Sequence[Varied] = (), other: str = ""
+) -> None:
+    """Print scores, what to know of them, a table and sentences on an `other` model, and sentences on other ways."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -37,10 +41,52 @@ def show(folder: Path, index: Index, sentences: Sequence[Versus | Varied]) -> No
     console.print(table)
     for name, task in index.tasks.items():
         for remark in _remarks(task.scores):
-            console.print(one_line(f"{name}: {remark}"), markup=False)
-    for each in sentences:
-        console.print(one_line(f"{each.task}: {each.sentence()}"), markup=False)
-    console.print(f"records: {folder}", markup=False)
+            _say(console, f"{name}: {remark}")
+    if compared:
+        _show_versus(console, str(index.model["name"]), other, compared)
+    sentences = [(each.task, each.sentence()) for each in compared] + [(each.task, each.sentence()) for each in spread]
+    for task, sentence in sentences:
+        _say(console, f"{task}: {sentence}")
+    console.print(f"records: {folder}", markup=False, soft_wrap=True)
+
+
+def _say(console: Console, sentence: str) -> None:
+    """Print a sentence on one line, so that a pipe gets it whole."""
+    console.print(one_line(sentence), markup=False, soft_wrap=True)
+
+
+def _show_versus(console: Console, first: str, second: str, compared: Sequence[Versus]) -> None:
+    """Print a table of both models' scores, a line for each task."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from clearseek.evaluate.comparison import told_p
+    from clearseek.evaluate.scores import SHARE
+
+    title = f"{first} (first) against {second} (second), on the questions that both answered"
+    table = Table(title=Text(one_line(title)), title_justify="left")
+    several = len(compared) > 1
+    for number, name in enumerate(("task", "first", "second", "difference", "95 %", "p, Holm's" if several else "p")):
+        table.add_column(name, justify="right" if number else "left", no_wrap=number != 4)
+    for each in compared:
+        said, share = each.values(), each.unit == SHARE
+        scores = [shown(said[name], share) for name in ("first", "second")]
+        ends = [signed(end, share) for end in said["interval"]]
+        table.add_row(Text(one_line(each.task)), *scores, signed(said["difference"], share), " to ".join(ends),
+                      told_p(each.found.p).removeprefix("p ").removeprefix("= "))  # fmt: skip
+    console.print(table)
+    if several:
+        _say(console, f"p-values are Holm's over {len(compared)} tasks, so that all verdicts hold together:")
+
+
+def shown(value: float, share: bool) -> str:
+    """A score as people read it: a share in percent, or bits."""
+    return f"{100 * value:.1f} %" if share else f"{value:.4f}"
+
+
+def signed(value: float, share: bool) -> str:
+    """A difference of scores: of shares in points, or of bits."""
+    return f"{100 * value:+.1f}" if share else f"{value:+.4f}"
 
 
 def _remarks(said: Mapping[str, Any]) -> list[str]:
@@ -61,9 +107,6 @@ def _row(said: Mapping[str, Any], fixed: bool) -> list[str]:
     """Score and intervals of 95 % as people read them."""
     share = said["unit"] == "share"
 
-    def shown(value: float) -> str:
-        return f"{100 * value:.1f} %" if share else f"{value:.4f}"
-
     def interval(name: str) -> str:
         found = said.get(name)
         if not found:
@@ -71,19 +114,21 @@ def _row(said: Mapping[str, Any], fixed: bool) -> list[str]:
         ends = [f"{100 * each:.1f}" if share else f"{each:.4f}" for each in found]
         return " to ".join(ends) + (" %" if share else "")
 
-    score = "none" if said["score"] is None else shown(said["score"])
+    score = "none" if said["score"] is None else shown(said["score"], share)
     intervals = [interval("sampled"), *[interval("fixed")] * fixed]
     return [score, *intervals, f"{said['questions']:,}", f"{said['missing']:,}"]
 
 
-def as_json(folder: Path, index: Index, compared: Sequence[Versus], spread: Sequence[Varied]) -> dict[str, Any]:
-    """Scores, and sentences on other models or ways, as JSON values."""
+def as_json(
+    folder: Path, index: Index, compared: Sequence[Versus], spread: Sequence[Varied], other: str = ""
+) -> dict[str, Any]:
+    """Scores, and comparisons with an `other` model or ways, as JSON values."""
     from dataclasses import asdict
 
     found = {each.task: _finite(each.values()) for each in compared}
     ways = {each.task: asdict(each.found) | {"sentence": each.sentence()} for each in spread}
     said = {"folder": str(folder), **index.model_dump(mode="json")}
-    return said | ({"against": found} if compared else {}) | ({"variants": ways} if spread else {})
+    return said | ({"against": found, "other": other} if compared else {}) | ({"variants": ways} if spread else {})
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

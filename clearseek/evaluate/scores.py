@@ -129,6 +129,8 @@ class Versus:
     """Questions that not both of them answered; they are left out."""
     templates: tuple[str, str] = ("", "")
     """How each was asked, where a question can be asked in several ways."""
+    tasks: int = 1
+    """Tasks that were compared with this one, itself included: Holm's p-value is over so many."""
 
     def sentence(self) -> str:
         """One honest sentence about the first model."""
@@ -139,12 +141,13 @@ class Versus:
 
     def values(self) -> dict[str, Any]:
         """All of it as plain values; differences are the first's score minus the second's, as the records have them."""
-        found = asdict(self.found)
+        found = asdict(self.found) | {"difference": self.found.difference}
         if self.unit == BITS:
             low, high = self.found.interval
             found |= {"first": -self.found.first, "second": -self.found.second, "interval": (-high, -low)}
+            found["difference"] = 0.0 - self.found.difference  # no negative zero
         return {**found, "unit": self.unit, "verdict": self.found.verdict, "sentence": self.sentence(),
-                "alone": self.alone}  # fmt: skip
+                "alone": self.alone, "tasks": self.tasks}  # fmt: skip
 
 
 def read_scores(folder: Path) -> dict[str, tuple[Head, list[Record]]]:
@@ -168,7 +171,7 @@ def versus(
         raise UserError(f"no task in common: {', '.join(first) or 'none'}, and {', '.join(second) or 'none'}")
     found = [_one(name, first[name], second[name], len(names)) for name in names]
     together = of_several_tasks({each.task: each.found for each in found})
-    return [replace(each, found=together[each.task]) for each in found]
+    return [replace(each, found=together[each.task], tasks=len(names)) for each in found]
 
 
 ASIDE = ("questions", "template", "draws")

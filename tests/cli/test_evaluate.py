@@ -16,9 +16,14 @@ import pytest
 
 from clearseek.cli import main
 from clearseek.evaluate.check import faults
+from clearseek.evaluate.comparison import holm
+from clearseek.evaluate.evaluation import evaluate
 from clearseek.evaluate.records import read_index
+from clearseek.evaluate.scores import read_scores, versus
+from clearseek.evaluate.tasks import Asking, build
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
+from tests.evaluate.scripted import Scripted, mostly
 from tests.serve.served import serving, tiny_model
 from tests.tiny import tiny
 
@@ -82,6 +87,29 @@ def test_two_runs_side_by_side(cli: Callable[..., Said], runs: tuple[Path, Path]
                 "--out", tmp_path / "few")  # fmt: skip
     assert other.code == 2
     assert "asked 30 questions, and this would ask 20, of which 20 are the same" in other.err.replace("\n", " ")
+
+
+def test_several_tasks_are_compared_line_by_line(cli: Callable[..., Said], tmp_path: Path) -> None:
+    """A table with a line for each task, Holm's p-values, and a sentence for each, which no pipe breaks."""
+    asking = Asking(60)
+    tasks = [build(name, asking) for name in ("addition", "copying", "induction")]
+    for name, share in (("good", 0.9), ("bad", 0.6)):
+        evaluate(Scripted(mostly(share, 7 if name == "bad" else 1), name), tasks, asking, tmp_path / name)
+    both = tmp_path / "good", "--against", tmp_path / "bad"
+    said, found = cli(*both).out, json.loads(cli(*both, "--json").out)
+    assert found["other"] == "bad" and [each["tasks"] for each in found["against"].values()] == [3, 3, 3]
+    before, _, table = said.partition("good (first) against bad (second)")
+    assert "addition" in before and "p, Holm's" in table and "Holm's over 3 tasks" in table
+    scores = {name: read_scores(tmp_path / name) for name in ("good", "bad")}
+    alone = {}
+    for task, each in found["against"].items():
+        (row,) = [line for line in table.splitlines() if line.startswith("│ " + task)]
+        shown = [f"{100 * each['first']:.1f} %", f"{100 * each['second']:.1f} %", f"{100 * each['difference']:+.1f}"]
+        assert [cell.strip() for cell in row.split("│")][2:5] == shown
+        assert f"{task}: {each['sentence']}" in said.splitlines()
+        (one,) = versus(*({task: scores[name][task]} for name in ("good", "bad")))
+        alone[task] = one.found.p
+    assert {task: each["p"] for task, each in found["against"].items()} == pytest.approx(holm(alone))
 
 
 def test_one_run_in_several_ways(cli: Callable[..., Said], runs: tuple[Path, Path], tmp_path: Path) -> None:
