@@ -176,7 +176,7 @@ class Endpoint:
         try:
             return strict_json(bytes(raw), where)
         except UserError as error:
-            raise NoAnswerError(self._hidden(str(error))) from None
+            raise NoAnswerError(self.hidden(str(error))) from None
 
     def _said(self, error: urllib.error.HTTPError) -> str:
         """What the endpoint said of its refusal, as one short line."""
@@ -190,10 +190,10 @@ class Endpoint:
 
     def _told(self, value: Any) -> str:
         """What came from the endpoint, as one short line."""
-        text = " ".join(self._hidden(str(value)).split())
+        text = " ".join(self.hidden(str(value)).split())
         return "".join(each if each.isprintable() else "?" for each in text[:200])
 
-    def _hidden(self, text: str) -> str:
+    def hidden(self, text: str) -> str:
         """A text without the key: what an endpoint says is kept in records and shown, and it may say the key."""
         return text.replace(self._key, "(the key)") if self._key else text
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clearseek.cli.exits import INTERRUPTED
 from clearseek.cli.models import STORED
-from clearseek.cli.scores import as_json, show
+from clearseek.cli.scores import as_json, named, show
 from clearseek.cores import default_threads, sharing_cores
 from clearseek.errors import UserError, nearest
 
@@ -82,7 +82,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 @sharing_cores()
 def run(arguments: argparse.Namespace) -> int:
     from clearseek.evaluate.evaluation import StoppedError
-    from clearseek.evaluate.records import read_index
     from clearseek.evaluate.scores import read_scores, varied, versus
     from clearseek.interrupts import stop_on_signal
 
@@ -99,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
                 other = _other(arguments, lambda: bool(asked))
                 compared = versus({name: each for name, each in read_scores(folder).items() if name in index.tasks},
                                   read_scores(other))  # fmt: skip
-                against = str(read_index(other).model["name"])
+                against = named(other)
             ways = [str(folder), *arguments.variants]
             spread = varied({way: read_scores(Path(way)) for way in ways}) if arguments.variants else []
         except StoppedError:

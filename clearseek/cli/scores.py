@@ -43,11 +43,19 @@ def show(
         for remark in _remarks(task.scores):
             _say(console, f"{name}: {remark}")
     if compared:
-        _show_versus(console, str(index.model["name"]), other, compared)
+        _show_versus(console, named(folder), other, compared)
     sentences = [(each.task, each.sentence()) for each in compared] + [(each.task, each.sentence()) for each in spread]
-    for task, sentence in sentences:
-        _say(console, f"{task}: {sentence}")
+    for name, sentence in sentences:
+        _say(console, f"{name}: {sentence}")
     console.print(f"records: {folder}", markup=False, soft_wrap=True)
+
+
+def named(folder: Path) -> str:
+    """Name of an evaluation's model, with the one that an endpoint says it serves under it."""
+    from clearseek.evaluate.records import read_index, served_in
+
+    name, served = str(read_index(folder).model["name"]), served_in(folder)
+    return f"{name}, served as {served}" if served and served != name else name
 
 
 def _say(console: Console, sentence: str) -> None:

@@ -45,6 +45,7 @@ class Answered:
     ended: bool = True
     missing: str = ""
     """Why nothing came, or an empty string."""
+    served: str | None = None
 
 
 class Answerer(Protocol):

@@ -12,7 +12,17 @@ import clearseek
 from clearseek.cores import default_threads
 from clearseek.errors import UserError
 from clearseek.evaluate.answerers import Answered, Answerer, Asked, seed_of
-from clearseek.evaluate.records import Head, Index, Log, Record, file_name, identity_of, refuse_other_model, write_index
+from clearseek.evaluate.records import (
+    Head,
+    Index,
+    Log,
+    Record,
+    file_name,
+    identity_of,
+    refuse_other_model,
+    served_in,
+    write_index,
+)
 from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.scores import summary
 from clearseek.evaluate.tasks import MOST_QUESTIONS, MOST_SAMPLES, Asking, Task
@@ -52,9 +62,11 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / ".evaluating", str(folder)):
         refuse_other_model(folder, index)
+        served = _Served(folder)
         for task in tasks:
             log = Log(folder / file_name(task.name), head_of(answerer, task, asking))
-            _ask(answerer, task, asking, log, progress or (lambda task, done, total: None), stopped)
+            served.refuse_other(log.records)
+            _ask(answerer, task, asking, log, served, progress or (lambda task, done, total: None), stopped)
             index.tasks[task.name] = listed(log.path, log.head, log.records, log.chain)
             write_index(folder, index)
     return index
@@ -129,6 +141,7 @@ def recorded(task: Task, asked: Asked, found: Answered) -> Record:
         prompt_ids=found.prompt_ids, output=found.output, output_ids=found.output_ids,
         logprobs=None if score is None else found.logprobs, ended=found.ended, seed=0 if task.reads else asked.seed,
         answer=asked.question.answer, score=score, note=note,
+        served=found.served,
     )  # fmt: skip
 
 
@@ -137,9 +150,27 @@ def bits(logprobs: Iterable[float]) -> float:
     return -math.fsum(logprobs) / math.log(2) + 0.0  # no negative zero
 
 
+class _Served:
+    """The model that an endpoint says it serves, in the answers that a folder has and in those that come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._known = folder, served_in(folder)
+
+    def refuse_other(self, records: Iterable[Record]) -> None:
+        """Raise UserError for an answer that says it is of another model than those before."""
+        for served in (record.served for record in records if record.served):
+            self._known = self._known or served
+            if served != self._known:
+                raise UserError(
+                    f"{self._folder}: its answers are of the model {self._known!r:.80}, as the endpoint said, and now "
+                    f"it says {served!r:.80}: let it serve the first one again, or give another --out"
+                )
+
+
 def _ask(
-    answerer: Answerer, task: Task, asking: Asking, log: Log, progress: Progress, stopped: Callable[[], bool]
-) -> None:
+    answerer: Answerer, task: Task, asking: Asking, log: Log, served: _Served, progress: Progress,
+    stopped: Callable[[], bool],
+) -> None:  # fmt: skip
     every = wanted(task, asking)
     _refuse_others(log, every)
     lost = [number for number, record in enumerate(log.records) if record.missing]
@@ -148,7 +179,7 @@ def _ask(
         if stopped():
             raise StoppedError
         done = len(log.records)
-        _asked(answerer, task, asking, every[done : done + answerer.at_once], log.add)
+        _asked(answerer, task, asking, every[done : done + answerer.at_once], served, log.add)
         progress(task.name, len(log.records), len(every))
     if lost:  # in an earlier attempt
         records, found = list(log.records), list[Record]()
@@ -157,7 +188,7 @@ def _ask(
                 if stopped():
                     raise StoppedError
                 numbers = lost[first : first + answerer.at_once]
-                _asked(answerer, task, asking, [every[number] for number in numbers], found.extend)
+                _asked(answerer, task, asking, [every[number] for number in numbers], served, found.extend)
         finally:  # what came is kept, also before a fault
             for number, record in zip(lost, found, strict=False):
                 records[number] = record
@@ -165,16 +196,19 @@ def _ask(
 
 
 def _asked(
-    answerer: Answerer, task: Task, asking: Asking, asked: Sequence[Asked], keep: Callable[[list[Record]], None]
-) -> None:
-    """Ask a few; what came before a fault is kept too."""
+    answerer: Answerer, task: Task, asking: Asking, asked: Sequence[Asked], served: _Served,
+    keep: Callable[[list[Record]], None],
+) -> None:  # fmt: skip
+    """Ask a few; what came before a fault is kept too, but for answers of another model."""
     found, fault = list[Answered](), None
     try:
         found += answerer.answer(task, asking, asked)
     except UserError as error:
         fault = error
     with ThreadPoolExecutor(default_threads()) as pool:
-        keep(list(pool.map(lambda pair: recorded(task, *pair), zip(asked, found, strict=False))))
+        records = list(pool.map(lambda pair: recorded(task, *pair), zip(asked, found, strict=False)))
+    served.refuse_other(records)
+    keep(records)
     if fault is not None:
         raise fault
 

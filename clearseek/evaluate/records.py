@@ -90,6 +90,8 @@ class Record(_Strict):
     """Reward from 0 to 1, or bits; None where no answer came, which is never counted as a wrong one."""
     note: str = ""
     """Why this score, or why no answer came."""
+    served: str | None = None
+    """Model that an endpoint's answer says it is of, empty where it does not say; None for a model that is here."""
     harness: dict[str, JsonValue] | None = None
     """All that lm-evaluation-harness asked and measured, of a task of its own."""
 
@@ -236,6 +238,17 @@ def refuse_other_model(folder: Path, index: Index) -> None:
     found, wanted = identity_of(read_index(folder).model), identity_of(index.model)
     if found != wanted:
         raise UserError(f"{folder}: holds an evaluation of another model: {unlike(found, wanted)}: give another --out")
+
+
+def served_in(folder: Path) -> str:
+    """Model that the answers in an evaluation's folder say they are of; empty where none says."""
+    if not (folder / INDEX).is_file() or "address" not in (index := read_index(folder)).model:
+        return ""
+    for path in (folder / task.file for task in index.tasks.values()):
+        for _, content in _lines(path, torn=True) if path.is_file() else ():
+            if isinstance(served := content.get("served"), str) and served:
+                return served
+    return ""
 
 
 def write_index(folder: Path, index: Index) -> None:

@@ -1,7 +1,8 @@
 """A model behind an OpenAI-compatible API, of which nothing is trusted (:mod:`clearseek.endpoint`).
 
 What does not come after some tries is *missing*, never wrong. An endpoint that stays away, or whose model changes in
-the middle, ends the evaluation; what came is kept.
+the middle, ends the evaluation; what came is kept. What the endpoint says it serves is recorded, so that an evaluation
+does not go on with another model: of its list of models in the head, of each answer beside it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ AWAY: Final = 8
 """Requests in a row that bring no answer before the endpoint is given up."""
 SECONDS: Final = 120.0
 TRIES: Final = 4
+_SAID: Final = ("owned_by", "root", "parent", "weights_sha256")
+"""What is recorded of a model in an endpoint's list; `root` and `parent` are vLLM's, the last is ClearSeek's."""
+_LONGEST_NAME: Final = 300
 _CHARACTERS: Final = 256
 """Most characters that a token is taken to have; a longer answer is of more tokens than were asked for."""
 
@@ -36,7 +40,9 @@ class Remote:
     def __init__(self, address: str, name: str = "", endpoint: Endpoint | None = None) -> None:
         """Raises UserError where the address is none, or nothing answers there."""
         self._endpoint = endpoint or Endpoint(address, name, NAMED, seconds=SECONDS, tries=TRIES)
-        self.model: dict[str, Any] = {"name": self._endpoint.model, "address": self._endpoint.address}
+        self.model: dict[str, Any] = {
+            "name": self._endpoint.model, "address": self._endpoint.address, "listed": _listed(self._endpoint),
+        }  # fmt: skip
         self.environment: dict[str, Any] = {"sums": "unknown: behind an API"}
         self._served: str | None = None
         self._away = 0
@@ -72,7 +78,7 @@ class Remote:
         }  # fmt: skip
         body |= {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
         body |= {"stop": list(task.stops[:4])} if task.stops else {}  # OpenAI's API takes four
-        choice = self._choice(path, body)
+        choice, served = self._choice(path, body)
         text = choice.get("message", {}).get("content") if chat else choice.get("text")
         if not isinstance(text, str):
             raise NoAnswerError(f"{self._endpoint.address}{path}: an answer without text")
@@ -82,12 +88,13 @@ class Remote:
             )
         found = [place for stop in task.stops if (place := text.find(stop)) >= 0]
         text = text[: min(found)] if found else text
-        return Answered(prompt, output=text, ended=bool(found) or choice.get("finish_reason") == "stop")
+        return Answered(prompt, output=text, ended=bool(found) or choice.get("finish_reason") == "stop",
+                        served=served)  # fmt: skip
 
     def _read(self, task: Task, asking: Asking, each: Asked, prompt: str) -> Answered:
         """Log-probabilities of the target, from an endpoint that echoes its prompt with them."""
         target, text = each.question.target, prompt + each.question.target
-        choice = self._choice("/completions", {
+        choice, served = self._choice("/completions", {
             "model": self._endpoint.model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True,
             "logprobs": 1, "n": 1,
         })  # fmt: skip
@@ -113,9 +120,10 @@ class Remote:
             or not all(type(value) in (int, float) and math.isfinite(value) and value <= 0 for value in kept)
         ):
             raise NoAnswerError(f"{self._endpoint.address}/completions: a log-probability that is none")
-        return Answered(prompt, output=target, logprobs=[float(value) for value in kept])
+        return Answered(prompt, output=target, logprobs=[float(value) for value in kept], served=served)
 
-    def _choice(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _choice(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """An answer's only choice, and the model that it says it is of."""
         answer = self._endpoint.send(path, body)
         served = answer.get("model")
         if isinstance(served, str):
@@ -131,7 +139,23 @@ class Remote:
         choice: dict[str, Any] = choices[0]
         if not isinstance(choice.get("message", {}), dict):
             raise NoAnswerError(f"{self._endpoint.address}{path}: a message that is none")
-        return choice
+        return choice, self._endpoint.hidden(served)[:_LONGEST_NAME] if isinstance(served, str) else ""
+
+
+def _listed(endpoint: Endpoint) -> dict[str, str] | None:
+    """What an endpoint's list of models says of its model; None where it has no list, or the model is not in it.
+
+    Not when it was `created`: ClearSeek says when its server started, and vLLM and llama.cpp when they were asked.
+    """
+    try:
+        listed = endpoint.send("/models", None).get("data")
+    except UserError:  # a list that cannot be had
+        return None
+    for each in listed if isinstance(listed, list) else ():
+        if isinstance(each, dict) and each.get("id") == endpoint.model:
+            said = {name: each[name] for name in _SAID if isinstance(each.get(name), str)}
+            return {name: endpoint.hidden(value)[:_LONGEST_NAME] for name, value in said.items()}
+    return None
 
 
 def _is_order(places: list[Any]) -> bool:

@@ -45,11 +45,16 @@ def answered(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def refuse_uneven(head: Head, records: Sequence[Record]) -> None:
-    """Raise UserError where a question has another number of answers than was asked for, or a text is empty."""
+    """Raise UserError where a question has another number of answers than was asked for, a text is empty, or an
+    endpoint said that its answers are of several models."""
     if any(each != head.samples for each in Counter(record.name for record in records).values()):
         raise UserError(f"{head.task}: a question with more or fewer than {head.samples:,} answers: evaluate again")
     if unit_of(head) == BITS and any(not (record.missing or record.output) for record in records):
         raise UserError(f"{head.task}: bits of an empty text: evaluate again")
+    if len(served := sorted({record.served for record in records if record.served})) > 1:
+        raise UserError(
+            f"{head.task}: answers of several models, as the endpoint said: {', '.join(map(repr, served))[:200]}"
+        )
 
 
 def summary(head: Head, records: Sequence[Record]) -> dict[str, Any]:
@@ -156,6 +161,10 @@ def read_scores(folder: Path) -> dict[str, tuple[Head, list[Record]]]:
     found = {name: read_records(folder / task.file)[:2] for name, task in index.tasks.items()}
     for head, records in found.values():
         refuse_uneven(head, records)
+    said = {record.served: head.task for head, records in found.values() for record in records if record.served}
+    if len(said) > 1:
+        told = ", ".join(f"{task} of {served!r:.80}" for served, task in said.items())
+        raise UserError(f"{folder}: answers of several models, as the endpoint said: {told}: evaluate one of them")
     return found
 
 

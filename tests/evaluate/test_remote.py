@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from clearseek.cli.scores import named
 from clearseek.endpoint import Endpoint
 from clearseek.errors import UserError
 from clearseek.evaluate.answerers import Answered, Local
 from clearseek.evaluate.evaluation import evaluate, wanted
 from clearseek.evaluate.records import read_records
 from clearseek.evaluate.remote import AWAY, NAMED, Remote
+from clearseek.evaluate.scores import refuse_uneven
 from clearseek.evaluate.tasks import Asking, build
 
 TEXT = "".join(f"the quick brown fox {n}, hello world é, how are you?\n" for n in range(40))
@@ -25,8 +27,10 @@ Reply = tuple[int, Any]
 
 
 @contextmanager
-def api(reply: Callable[[int, dict[str, Any]], Reply]) -> Iterator[Remote]:
-    """A model whose server answers the n-th request by a function."""
+def api(
+    reply: Callable[[int, dict[str, Any]], Reply], listed: Callable[[], Reply] = lambda: (501, b"")
+) -> Iterator[Remote]:
+    """A model whose server answers the n-th request by a function, and lists its models by another."""
     count = iter(range(10**6))
     lock = threading.Lock()
 
@@ -35,7 +39,12 @@ def api(reply: Callable[[int, dict[str, Any]], Reply]) -> Iterator[Remote]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
                 number = next(count)
-            status, content = reply(number, body)
+            self._send(*reply(number, body))
+
+        def do_GET(self) -> None:
+            self._send(*listed())
+
+        def _send(self, status: int, content: Any) -> None:
             raw = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(raw)))
@@ -49,10 +58,15 @@ def api(reply: Callable[[int, dict[str, Any]], Reply]) -> Iterator[Remote]:
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/v1"
     try:
-        yield Remote(address, "m", Endpoint(address, "m", NAMED, seconds=5, tries=2, sleep=lambda _: None))
+        yield opened(address)
     finally:
         server.shutdown()
         server.server_close()
+
+
+def opened(address: str) -> Remote:
+    """The model of a server, as a new process meets it."""
+    return Remote(address, "m", Endpoint(address, "m", NAMED, seconds=5, tries=2, sleep=lambda _: None))
 
 
 def solved(body: dict[str, Any]) -> str:
@@ -132,6 +146,59 @@ def test_a_model_that_changes(tmp_path: Path) -> None:
         evaluate(remote, [build("sums", ASKING)], ASKING, tmp_path)
 
 
+def test_a_model_that_changes_between_two_processes(tmp_path: Path) -> None:
+    """The endpoint keeps its name and address, and says in its answers that it serves another model."""
+    served: list[str | None] = ["m-1"]
+
+    def reply(number: int, body: dict[str, Any]) -> Reply:
+        return said(solved(body), model=served[-1]) if number != 10 else (401, {"error": "closed"})
+
+    first, both = [build("sums", ASKING)], [build(name, ASKING) for name in ("sums", "addition")]
+    with api(reply) as remote:
+        with pytest.raises(UserError, match="401"):
+            evaluate(remote, first, ASKING, tmp_path)
+        before = (tmp_path / "sums.jsonl").read_bytes()
+        served.append("m-2")
+        address = remote.model["address"]
+        with pytest.raises(UserError, match="of the model 'm-1', as the endpoint said, and now it says 'm-2'"):
+            evaluate(opened(address), first, ASKING, tmp_path)  # a task that goes on
+        assert (tmp_path / "sums.jsonl").read_bytes() == before
+        served.append("m-1")
+        evaluate(opened(address), first, ASKING, tmp_path)
+        served.append("m-2")
+        with pytest.raises(UserError, match="let it serve the first one again, or give another --out"):
+            evaluate(opened(address), both, ASKING, tmp_path)  # another task of the same folder
+        served.append(None)
+        evaluate(opened(address), both, ASKING, tmp_path)
+    (head, records, _), (_, others, _) = (read_records(tmp_path / f"{name}.jsonl") for name in ("sums", "addition"))
+    assert head.model["listed"] is None and {each.served for each in records} == {"m-1"}
+    assert {each.served for each in others} == {""}, "it said nothing, and that is recorded"
+    assert named(tmp_path) == "m, served as m-1"
+    mixed = [records[0].model_copy(update={"served": "m-2"}), *records[1:]]
+    with pytest.raises(UserError, match="answers of several models, as the endpoint said: 'm-1', 'm-2'"):
+        refuse_uneven(head, mixed)
+
+
+def test_a_list_that_names_another_model(tmp_path: Path) -> None:
+    """The same name and address; vLLM's path of the weights, or ClearSeek's hash of them, is another."""
+    listed: dict[str, Any] = {"id": "m", "owned_by": "vllm", "root": "/models/one", "created": 1, "parent": None}
+    with api(lambda number, body: said(solved(body)), lambda: (200, {"data": [{"id": "n"}, listed]})) as remote:
+        evaluate(remote, [build("sums", ASKING)], ASKING, tmp_path)
+        assert remote.model["listed"] == {"owned_by": "vllm", "root": "/models/one"}
+        listed["created"] = 2  # when it was asked
+        address = remote.model["address"]
+        evaluate(opened(address), [build("addition", ASKING)], ASKING, tmp_path)
+        listed["root"] = "/models/two"
+        with pytest.raises(UserError, match=r'another model: root "/models/one" there, "/models/two" here'):
+            evaluate(opened(address), [build("copying", ASKING)], ASKING, tmp_path)
+
+
+@pytest.mark.parametrize("listed", [(404, b""), (200, {"data": 3}), (200, {"data": [3, {"id": "n"}]}), (200, b"no")])
+def test_a_list_that_says_nothing(listed: Reply) -> None:
+    with api(lambda number, body: said("1"), lambda: listed) as remote:
+        assert remote.model["listed"] is None
+
+
 def weighed(prompt: str, logprob: Any = -1.0) -> Reply:
     """An answer that echoes its prompt, a token a character."""
     told = {"text_offset": [*range(len(prompt) + 1)], "token_logprobs": [None, *[logprob] * len(prompt)]}
@@ -191,6 +258,7 @@ def test_our_own_server_answers_as_the_engine_does() -> None:
     asking = Asking(questions=6, texts=[("t", TEXT)])
     with serving(model) as served:
         remote = Remote(served.url + "/v1")
+        assert remote.model["listed"] == {"owned_by": "clearseek", "weights_sha256": model.weights_sha256}
         for name, chat in (("sums", asking), ("copying", asking), ("sums", Asking(questions=4, template="chat"))):
             task = build(name, chat)
             ours = list(Local(model.without_drafts()).answer(task, chat, wanted(task, chat)))
