@@ -118,6 +118,13 @@ class ScoreFact(_Fact):
     """Answers to each question, where stated."""
     file: str = ""
     """File that states it."""
+    missing: int | None = None
+    """Questions that were not answered, where stated."""
+    stated_low: float | None = None
+    stated_high: float | None = None
+    """95 % interval that is stated with the score."""
+    method: str = ""
+    """How that interval was computed, where stated: ``wilson``, ``clustered`` by question, ``bootstrap``."""
 
 
 Fact = LicenceFact | ComputeFact | PackagesFact | SummaryFact | RestrictionFact | MemoryFact | ScoreFact

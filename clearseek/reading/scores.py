@@ -38,8 +38,27 @@ _SHARES: Final = frozenset({
     "acc", "accuracy", "acc_norm", "exact_match", "em", "pass@1", "pass_at_1", "pass1", "strict_match",
 })  # fmt: skip
 """Metrics that are shares of right answers."""
+_METHODS: Final = ("wilson", "clustered", "bootstrap")
+"""How ClearSeek computes intervals (:mod:`clearseek.evaluate.scores`)."""
+_MOST_COUNTED: Final = 10**8
+"""Questions, or answers to each, that a card may state."""
 _GAP: Final = 15
 """Lines between two rows of one table, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """Of what a score is, as `args` of its metric in a card that ClearSeek wrote: the questions that were answered."""
+
+    questions: int
+    samples: int
+    """Answers to each question."""
+    missing: int
+    """Questions to which not every answer came; they do not count."""
+    interval: tuple[float, float] | None
+    """Of 95 % for the share over questions like these; None where none is stated, or not how it was computed."""
+    method: str
+    """How: ``wilson``, ``clustered`` by question, ``bootstrap``; empty without an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +78,14 @@ class Score:
     evidence: Evidence
     token: bool = False
     """Whether a ``verifyToken`` comes with it, which only Hugging Face can check."""
+    protocol: Protocol | None = None
+    """Of how many questions and answers it is, where its metadata say so."""
 
     def counts(self, samples: int = 1) -> bool:
         """Whether so many answers to each question can give it: some whole number of them, rounded or cut off."""
         trials = self.benchmark.questions * samples
-        return math.ceil((self.value + self.unit) * trials - 1e-6) > math.ceil(
-            (self.value - self.unit / 2) * trials - 1e-6
-        )
+        unit = max(self.unit, 1e-5 / trials)  # a figure in all its digits is as exact as numbers are
+        return math.ceil((self.value + unit) * trials - 1e-6) > math.ceil((self.value - unit / 2) * trials - 1e-6)
 
 
 _Key = tuple[object, ...]
@@ -135,10 +155,49 @@ def index_scores(metadata: dict[str, Any], document: Document) -> Iterator[Score
             continue
         task = str(data.get("config") or data.get("args") or "")[:100]
         benchmark = by_data_set(str(data.get("type"))[:200], task) or by_label(str(data.get("name"))[:200])
-        for metric in metrics[:20] if benchmark else ():
-            if benchmark and isinstance(metric, dict) and str(metric.get("type")).lower() in _SHARES:
+        for metric in metrics[:20]:
+            if not isinstance(metric, dict) or str(metric.get("type")).lower() not in _SHARES:
+                continue
+            if protocol := _protocol(metric.get("args")):
+                yield from _stated(benchmark, result, metric.get("value"), place, protocol)
+            elif benchmark:
                 token = bool(metric.get("verifyToken"))
                 yield from _plain(benchmark, metric.get("value"), place, str(metric.get("name")), token)
+
+
+def _stated(
+    benchmark: Benchmark | None, result: dict[str, Any], value: Any, place: Evidence, protocol: Protocol
+) -> Iterator[Score]:
+    """A score with its protocol: of so many questions, whatever a benchmark of the name has."""
+    task = result.get("task")
+    name = benchmark.name if benchmark else str(task.get("name") if isinstance(task, dict) else "")[:80]
+    if name and type(value) in (int, float) and 0 <= value <= 1:
+        asked = Benchmark(name, protocol.questions, "the card", "")
+        text = f"{100 * value:.1f} %"
+        yield Score(asked, float(value), 0.0, text, "", protocol.samples, place, protocol=protocol)
+
+
+def _protocol(args: Any) -> Protocol | None:
+    """The protocol that a metric states in our own form; None for anything else."""
+    if not isinstance(args, dict):
+        return None
+    questions, samples, missing = (_count(args.get(name)) for name in ("questions", "samples", "missing"))
+    if not questions or not samples or missing is None:
+        return None
+    ends, method = args.get("interval"), args.get("method")
+    if ends is None or method not in _METHODS or args.get("confidence") != 0.95 or not _is_interval(ends):
+        return Protocol(questions, samples, missing, None, "")
+    return Protocol(questions, samples, missing, (float(ends[0]), float(ends[1])), str(method))
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= _MOST_COUNTED else None
+
+
+def _is_interval(ends: Any) -> bool:
+    """Whether a value is two shares in order."""
+    numbers = isinstance(ends, list) and len(ends) == 2 and all(type(each) in (int, float) for each in ends)
+    return numbers and 0 <= ends[0] <= ends[1] <= 1
 
 
 def _results(index: Any) -> Iterator[dict[str, Any]]:

@@ -160,8 +160,17 @@ def _result(task: str, head: Head, said: Mapping[str, Any]) -> dict[str, Any]:
     asked = {name: value for name, value in head.settings.items() if name not in ("stops", "task")}
     dataset["args"] = {"version": head.version, "samples": head.samples, **asked}
     kind = "bits_per_byte" if said["unit"] == BITS else "accuracy" if "right" in said else "mean_reward"
-    metric = {"type": kind, "value": said["score"], "name": _measured(said)}
+    metric = {"type": kind, "value": said["score"], "name": _measured(said), "args": _protocol(said)}
     return {"task": {"type": "text-generation", "name": task}, "dataset": dataset, "metrics": [metric]}
+
+
+def _protocol(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Of how many questions and answers a score is, with its interval and how that was computed: for programs."""
+    counted = {name: said[name] for name in ("questions", "samples", "missing")}
+    if not said.get("sampled"):
+        return counted
+    method = "wilson" if "exact" in said else "clustered" if "fixed" in said else "bootstrap"
+    return counted | {"confidence": said["confidence"], "interval": list(said["sampled"]), "method": method}
 
 
 def _measured(said: Mapping[str, Any]) -> str:

@@ -6,6 +6,10 @@ was alone right on none, McNemar's exact test gives p > 0.05. Of means over seve
 moves them at most. Where it is not said how many answers they are of, only a difference of less than one question
 counts. Nothing here makes a figure false: GRIM's test (a figure that no count of right answers gives) shows that it is
 not of one answer each, and means of several are common.
+
+A card that `clearseek release` wrote says of each score how many questions and answers it is of, its interval, and how
+that was computed. So each is told what it can carry, without its records: an interval of one answer each follows from
+the figure and the questions, and is computed again.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from clearseek.audit import questions as ask
 from clearseek.audit.checks.evaluations import listed_scores, score_lines
 from clearseek.audit.evidence import Grade, Row
 from clearseek.audit.facts import ScoreFact
-from clearseek.evaluate.statistics import exact_interval, sampling_error
+from clearseek.evaluate.statistics import exact_interval, sampling_error, wilson_interval
 from clearseek.reading.card import shorten
 from clearseek.reading.claims import normalise
 from clearseek.reading.evidence import amount
@@ -28,6 +32,11 @@ from clearseek.reading.subject import Subject
 
 MOST_FACTS: Final = 200
 _MOST_SHOWN: Final = 2
+_FEWEST: Final = 6
+"""Questions between two models that McNemar's exact test needs at least, with one answer to each."""
+_SAME: Final = 1e-6
+"""Difference of two intervals that versions of libraries may make."""
+_METHODS: Final = {"wilson": "Wilson's", "clustered": "clustered by question", "bootstrap": "by resampling"}
 _BEYOND: Final = 1.959963984540054
 """Standard errors within which sampling leaves 95 of 100 means."""
 Group = tuple[Score, ...]
@@ -56,7 +65,16 @@ def _scores(subject: Subject) -> Row:
     close.sort(key=lambda pair: not any(_is_own(each, names) for each in pair))
     example = next((each for each in every if _is_own(each, names)), every[0])
     facts = tuple(islice(map(_fact, every), MOST_FACTS))
-    told = [f"{amount(len(every), 'score')} on benchmarks of known size, such as {_shown(example, _fact(example))}"]
+    asked = [each for each in every if each.protocol]
+    told = []
+    if known := [each for each in every if not each.protocol]:
+        shown = next((each for each in known if _is_own(each, names)), known[0])
+        told.append(f"{amount(len(known), 'score')} on benchmarks of known size, such as {_shown(shown, _fact(shown))}")
+    told += map(_carries, asked[:_MOST_SHOWN])
+    told += [f"{len(asked) - _MOST_SHOWN} more with questions and answers stated"] * (len(asked) > _MOST_SHOWN)
+    wrong = [each for each in asked if _other_interval(each)]
+    told += [f"{each.text} on {each.benchmark.name} states an interval that no count of its "
+             f"{each.benchmark.questions:,} questions gives" for each in wrong[:_MOST_SHOWN]]  # fmt: skip
     if close:
         shown = "; ".join(map(_compared, close[:_MOST_SHOWN]))
         told.append(f"of {amount(len(pairs), 'pair')} next in rank {len(close)} cannot be told apart by them: {shown}")
@@ -71,7 +89,7 @@ def _scores(subject: Subject) -> Row:
     if tokens := sum(each.token for each in listed):
         told.append(f"{tokens} with a verifyToken, which only Hugging Face can check")
     places = tuple(dict.fromkeys(each.evidence for pair in close for each in pair)) or (example.evidence,)
-    answer = question.partly if close else question.yes if pairs else question.unknown
+    answer = question.partly if close or wrong else question.yes if pairs else question.unknown
     return answer(Grade.CLAIMED, "; ".join(told), *places[:6], facts=facts)
 
 
@@ -110,12 +128,41 @@ def _cannot_tell(one: Score, other: Score, samples: int | None) -> bool:
     return apart / questions + one.unit < _BEYOND * sampling_error(middle, questions, samples)
 
 
+def _carries(score: Score) -> str:
+    """A score with its protocol, and what it can carry beside another's."""
+    protocol = score.protocol
+    assert protocol is not None, "chosen for it"
+    n, answers = protocol.questions, "one answer" if protocol.samples == 1 else f"{protocol.samples:,} answers"
+    said = f"{score.text} on {score.benchmark.name}, of {amount(n, 'question')} with {answers} each"
+    if protocol.interval:
+        low, high = protocol.interval
+        said += f" ({100 * low:.1f} to {100 * high:.1f} %, {_METHODS[protocol.method]})"
+    said += f", {protocol.missing:,} more without an answer" if protocol.missing else ""
+    if protocol.samples > 1:
+        error = 100 * _BEYOND * sampling_error(score.value, n, protocol.samples)
+        return f"{said}: draws alone move it by up to {error:.1f} points" if error else said
+    away = f"of fewer than {_FEWEST} questions ({100 * _FEWEST / n:.1f} points) away on them " if n >= _FEWEST else ""
+    return f"{said}: another score {away}cannot be told from it"
+
+
+def _other_interval(score: Score) -> bool:
+    """Whether a stated interval of Wilson's is another than that of the figure and its questions."""
+    protocol = score.protocol
+    if protocol is None or protocol.method != "wilson" or protocol.samples != 1 or protocol.interval is None:
+        return False
+    right = round(score.value * protocol.questions)
+    ours = wilson_interval(right, protocol.questions)
+    return not score.counts() or any(abs(a - b) > _SAME for a, b in zip(ours, protocol.interval, strict=True))
+
+
 def _fact(score: Score) -> ScoreFact:
-    questions = score.benchmark.questions
+    questions, protocol = score.benchmark.questions, score.protocol
+    missing, method = (protocol.missing, protocol.method) if protocol else (None, "")
+    stated_low, stated_high = (protocol and protocol.interval) or (None, None)
     low, high = exact_interval(min(questions, round(score.value * questions)), questions)
     return ScoreFact(
         score.benchmark.name, questions, score.value, round(low, 4), round(high, 4), score.counts(),
-        shorten(score.model, 80), score.samples, score.evidence.file,
+        shorten(score.model, 80), score.samples, score.evidence.file, missing, stated_low, stated_high, method,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +11,14 @@ from clearseek.audit.checks.scores import rows
 from clearseek.audit.evidence import Row
 from clearseek.audit.facts import ScoreFact
 from clearseek.evaluate.comparison import mcnemar
+from clearseek.evaluate.evaluation import evaluate
 from clearseek.evaluate.statistics import exact_interval
+from clearseek.evaluate.tasks import Asking, build
 from clearseek.reading.source import Folder
 from clearseek.reading.subject import Subject
+from clearseek.release.evaluations import Carried
+from clearseek.release.scores import as_yaml, model_index
+from tests.evaluate.scripted import Scripted, mostly
 
 
 def row_of(folder: Path, text: str) -> Row:
@@ -67,6 +73,59 @@ def test_a_row_says_which_and_facts_have_intervals(tmp_path: Path) -> None:
     assert (fact.low, fact.high) == pytest.approx((low, high), abs=1e-4) and fact.file == "README.md"
     several = row_of(tmp_path, table("55.5", "20.0"))
     assert "1 not of one answer to each question" in several.reason and not several.facts_of(ScoreFact)[0].one_answer
+
+
+def test_our_own_card_says_what_each_score_can_carry(tmp_path: Path) -> None:
+    """`model-index` as `clearseek release` writes it, from records of one answer each, and of several."""
+    asking, drawn = Asking(60), Asking(20, 4, 1.0)
+    tasks = [build(name, asking) for name in ("addition", "copying")]
+    evaluate(Scripted(mostly(0.9), "m"), tasks, asking, tmp_path / "one")
+    evaluate(Scripted(mostly(0.9), "m"), [build("sums", drawn)], drawn, tmp_path / "several")
+    carried = [Carried.read(name, tmp_path / name) for name in ("one", "several")]
+    said = [task.scores for each in carried for task in each.index.tasks.values()]
+    (tmp_path / "Foo").mkdir()
+
+    def row(**changes: Any) -> Row:
+        (index,) = model_index("Foo", carried)
+        index["results"][0]["metrics"][0]["args"] |= changes
+        text = f"---\n{as_yaml({'model-index': [index]})}---\n# Foo\n\nFoo is a model.\n"
+        (tmp_path / "Foo" / "README.md").write_text(text, encoding="utf-8")
+        (found,) = rows(Subject(Folder(tmp_path / "Foo")))
+        return found
+
+    found = row()
+    assert found.answer == "unknown" and found.tells
+    low, high = said[0]["sampled"]
+    assert (
+        f"{100 * said[0]['score']:.1f} % on addition, of 60 questions with one answer each ({100 * low:.1f} to "
+        f"{100 * high:.1f} %, Wilson's): another score of fewer than 6 questions (10.0 points) away on them cannot"
+    ) in found.reason
+    assert "1 more with questions and answers stated" in found.reason and "no count" not in found.reason
+    facts = {fact.benchmark: fact for fact in found.facts_of(ScoreFact)}
+    assert {name: (fact.questions, fact.samples, fact.missing, fact.method) for name, fact in facts.items()} == {
+        "addition": (60, 1, 0, "wilson"), "copying": (60, 1, 0, "wilson"), "sums": (20, 4, 0, "clustered"),
+    }  # fmt: skip
+    assert [fact.stated_low for fact in facts.values()] == [each["sampled"][0] for each in said]
+    assert facts["addition"].one_answer and (facts["addition"].low, facts["addition"].high) == pytest.approx(
+        said[0]["exact"], abs=1e-4
+    )
+    narrow = row(interval=[low + 0.02, high])
+    assert narrow.answer == "partly" and "on addition states an interval that no count of its 60" in narrow.reason
+    assert row(questions=59).answer == "partly"
+    for nothing in ({"questions": True}, {"samples": 0}, {"missing": -1}, {"questions": 10**12}):
+        assert "addition" not in row(**nothing).reason, "of no known form: left out"
+    for none in ({"interval": [0.9, 0.1]}, {"interval": "x"}, {"method": ["wilson"]}, {"confidence": 0.9}):
+        assert "of 60 questions with one answer each: another" in row(**none).reason
+
+
+def test_a_figure_in_all_its_digits_is_a_count(tmp_path: Path) -> None:
+    """600 of 1,319 as a float: found to be of several answers, for its last digit was taken for exact."""
+    (tmp_path / "README.md").write_text(
+        "---\nmodel-index:\n- name: Foo\n  results:\n  - dataset: {type: openai/gsm8k, name: GSM8K}\n"
+        f"    metrics: [{{type: accuracy, value: {600 / 1319!r}}}]\n---\n# Foo\n\nFoo is a model.\n", encoding="utf-8"
+    )  # fmt: skip
+    (found,) = rows(Subject(Folder(tmp_path)))
+    assert found.facts_of(ScoreFact)[0].one_answer and "not of one answer" not in found.reason
 
 
 def test_results_in_files_are_shown_with_their_token(tmp_path: Path) -> None:
