@@ -33,14 +33,15 @@ RESTRICTIONS: Final = {
 }
 """What a licence takes back, in words; the worst first."""
 COMPARISONS: Final = (
-    "weights.format", "weights.tensors", "weights.dtype", "weights.trajectory", "parameters.total",
+    "files.signature", "weights.format", "weights.tensors", "weights.dtype", "weights.trajectory", "parameters.total",
     "parameters.activated", "parameters.mtp", "parameters.stored", "context.length", "tokenizer.vocabulary",
     "tokenizer.special", "licence.agreement", "lineage.weights", "claims.consistent", "cost.compute",
     "cost.operations", "cost.devices", "cost.price",
 )  # fmt: skip
 """Rows that compare what a release says with what else it says or holds: a “no” among them is a contradiction."""
-_NO_REFUTATION: Final = "context.length"
-"""Row whose “partly” tells of two lengths, neither of which is wrong; other rows say with it that some figures are."""
+_NO_REFUTATION: Final = ("context.length", "files.signature")
+"""Rows whose “partly” tells of two lengths, neither of which is wrong, or of files beside the signed ones; other rows
+say with it that some figures are wrong."""
 _PARTS: Final = {"weights": ask.WEIGHTS_FINAL, "data": ask.DATA_TRAINING, "training code": ask.CODE_TRAINING}
 """What makes a model open source."""
 _LICENCES: Final = {"weights": ask.LICENCE_WEIGHTS, "data": ask.LICENCE_DATA, "training code": ask.LICENCE_CODE}
@@ -277,7 +278,7 @@ def _practice(audit: Audit) -> Line:
 def _contradictions(audit: Audit) -> Line:
     """The rows that refute what the release says."""
     compared = [row for row in audit if row.id in COMPARISONS and row.answer in ("yes", "partly", "no")]
-    wrong = [row for row in compared if row.answer == "no" or (row.answer == "partly" and row.id != _NO_REFUTATION)]
+    wrong = [row for row in compared if row.answer == "no" or (row.answer == "partly" and row.id not in _NO_REFUTATION)]
     owed = audit.row(ask.LICENCE_UPSTREAM)
     undone = (owed,) if owed.answer in ("no", "partly") else ()
     ids = tuple(row.id for row in (*wrong, *undone))

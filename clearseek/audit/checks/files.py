@@ -64,7 +64,7 @@ def _signature(subject: Subject, found: list[str]) -> Row:
     told = [f"{found[0]} names {amount(len(bundle.digests), 'file')}, signed with {bundle.by}"]
     told += [f"it leaves out {_few(unsigned)}"] if unsigned else []
     if other:
-        reason = f"{told[0]}; not here, or other than what was signed: {_few(other)}"
+        reason = f"not here, or other than what was signed: {_few(other)}; {told[0]}"
         return ask.FILES_SIGNATURE.no(Grade.CLAIMED, reason, *places)
     told.append(f"whose it is, only {bundle.check} tells")
     return ask.FILES_SIGNATURE.answer("partly" if unsigned else "yes", Grade.PRESENT, "; ".join(told), *places)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from clearseek.audit.evidence import Grade, Row
+from clearseek.audit.verdict import Line, verdict
 from clearseek.signing.folder import sign_folder
 from clearseek.signing.keys import generate_key, load_private_key
 from tests.releases import audited
@@ -80,6 +81,12 @@ def bundle(release: Path, **changes: Any) -> Path:
     return file
 
 
+def contradictions(release: Path) -> Line:
+    """The verdict's last line."""
+    (line,) = [line for line in verdict(audited(release)).lines if line.label == "contradictions"]
+    return line
+
+
 def test_a_signature_is_read(release: Path) -> None:
     sign(release)
     row = audited(release)["files.signature"]
@@ -89,12 +96,16 @@ def test_a_signature_is_read(release: Path) -> None:
     row = audited(release)["files.signature"]
     assert row.answer == "partly"
     assert "it leaves out more.bin" in row.reason
+    assert contradictions(release).look == "yes", "a file beside the signed ones refutes nothing"
     bundle(release, verificationMaterial={"certificate": {"rawBytes": "AA=="}})
     assert "signed with a certificate of sigstore" in audited(release)["files.signature"].reason
     (release / "LICENSE").write_text("other")
     row = audited(release)["files.signature"]
     assert row.answer == "no"
     assert "other than what was signed: LICENSE" in row.reason
+    found = contradictions(release)  # on the first screen
+    assert found.look == "no" and found.rows[0] == "files.signature"
+    assert found.text.startswith("not here, or other than what was signed: LICENSE; ")
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", b"{}", b'{"mediaType": "application/vnd.dev.sigstore.bundle"}'])
