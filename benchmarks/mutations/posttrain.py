@@ -221,7 +221,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("    if not ended:\n        text = _whole(text)", "    if False:\n        text = _whole(text)", "what was cut off must parse"),
     ],
     "reading/scores.py": [
-        ("(self.value + self.unit) * trials", "(self.value + self.unit / 2) * trials", "figures that were cut off are no counts"),
+        ("(self.value + unit) * trials", "(self.value + unit / 2) * trials", "figures that were cut off are no counts"),
         ("percent = any(mark or float(number) > 1", "percent = all(mark or float(number) > 1", "a scale for each figure"),
     ],
     "audit/checks/scores.py": [
