@@ -1,19 +1,22 @@
-"""A ladder of sizes: how width, rates and batch go with depth, fitted on models that were trained.
+"""A ladder of sizes: how rates and batch go with size, fitted on models that were trained.
 
-A rung is a number of layers; all other dimensions follow from it (:func:`dimensions`), so that six layers are the
-quickstart's model. Every rung is trained on so many tokens for each active parameter, at each batch and at each factor
-on the quickstart's peak rates. The best factor of a batch is the lowest point of the parabola through the best one and
-its two neighbours, over the logarithm of the factor; a best one at an end is used as it is, and marked. Of batches the
-better one counts. Then a straight line is fitted through the logarithms over all rungs, of factor, of batch and of bits
-per byte against active parameters; the residuals are kept, and say what the line is worth.
+A rung is a number of layers, from which all dimensions follow (:func:`clearseek.size.dimensions`). Every rung is
+trained on so many tokens for each active parameter, at each batch and at each factor on the peak rates of
+``quickstart-small``, whose text it reads. The best factor of a batch is the lowest point of the parabola through the
+best one and its two neighbours, over the logarithm of the factor; a best one at an end is used as it is, and marked. Of
+batches the better one counts. Then a straight line is fitted through the logarithms over all rungs, of factor, of batch
+in tokens and of bits per byte against active parameters; the residuals are kept, and say what the line is worth.
 
-``python benchmarks/size_ladder.py --folder DIR`` goes on where it was interrupted and writes
-``benchmarks/results/size_ladder.json``. At its defaults it needs an idle machine for hours.
+``python benchmarks/size_ladder.py --folder DIR`` goes on where it was interrupted, writes
+``benchmarks/results/size_ladder.json`` and prints the lines of ``clearseek/size.py`` that hold what was found. It needs
+an idle machine for as long as it runs, which goes with the square of the largest size: at the defaults 5e14
+floating-point operations, hours on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -30,31 +33,36 @@ from clearseek.data.shards import prepare_data
 from clearseek.evaluate.bits import bits_per_byte, window_count
 from clearseek.files import write_atomic
 from clearseek.machine import describe
-from clearseek.recipe import load_recipe
+from clearseek.recipe import load_recipe, recipe_json
+from clearseek.size import dimensions
 from clearseek.train.preflight import Setup, preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.step import NotFiniteError, Training
 
 RESULT = Path(__file__).parent / "results" / "size_ladder.json"
+LAWS = ("factor", "batch_tokens", "bpb")
+"""What a line is fitted through."""
 
 
-def dimensions(layers: int) -> dict[str, int]:
-    """The model's dimensions at a depth; what is not here is the quickstart's."""
-    width = 64 + 32 * layers
-    return {
-        "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": max(2, width // 64),
-        "q_lora_rank": width // 2, "kv_lora_rank": width // 2, "intermediate_size": 3 * width,
-        "moe_intermediate_size": width // 2,
-    }  # fmt: skip
+BASE = "quickstart-small"
+"""The recipe of which every rung is a size."""
+
+
+def base_settings() -> dict[str, dict[str, Any]]:
+    """What the factor is on, the base recipe's peak rates, and how its weights begin where it says so."""
+    raw = load_recipe(BASE).model_dump(mode="json")
+    rates = {name: rate for name, rate in raw["optimizer"].items() if name.endswith("learning_rate") and rate}
+    begin = {name: raw["train"][name] for name in ("initial_weights",) if name in raw["train"]}
+    return {"optimizer": rates, "train": begin}
 
 
 def recipe_of(layers: int, batch: int, factor: float, tokens_per_parameter: float, threads: int) -> Recipe:
-    """The quickstart at another depth, batch and rates, as long as its active parameters ask for."""
-    raw = load_recipe("quickstart").model_dump(mode="json")
+    """The base recipe at another size, batch and rates, as long as its active parameters ask for."""
+    raw = load_recipe(BASE).model_dump(mode="json")
     raw["model"] |= dimensions(layers)
     active = count_parameters(Recipe.model_validate(raw).model).activated_without_embedding
     steps = max(2, round(tokens_per_parameter * active / (batch * raw["data"]["sequence_length"])))
-    raw["optimizer"] |= {name: factor * raw["optimizer"][name] for name in ("learning_rate", "muon_learning_rate")}
+    raw["optimizer"] |= {name: factor * rate for name, rate in base_settings()["optimizer"].items()}
     raw["train"] |= {"batch_size": batch, "micro_batch_size": batch, "lanes": None, "steps": steps, "threads": threads,
                      "eval_every": 0, "hash_every": steps + 1}  # fmt: skip
     return Recipe.model_validate(raw)
@@ -99,7 +107,7 @@ def line(active: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
     return {"exponent": exponent, "scale": math.exp(scale), "value_over_line": over}
 
 
-def fit(runs: Mapping[str, dict[str, Any]], rungs: Sequence[int]) -> dict[str, Any]:
+def fit(runs: Mapping[str, dict[str, Any]], rungs: Sequence[int], sequence_length: int) -> dict[str, Any]:
     """The best factor, batch and bits of every rung, and the lines through them."""
     best = []
     for layers in rungs:
@@ -111,24 +119,37 @@ def fit(runs: Mapping[str, dict[str, Any]], rungs: Sequence[int]) -> dict[str, A
         factor, bits, inside, batch = min(
             ((*lowest(points), batch) for batch, points in by_batch.items()), key=lambda each: each[1]
         )
-        best.append({"layers": layers, "active": of_rung[0]["active"], "batch": batch, "factor": factor, "bpb": bits,
+        best.append({"layers": layers, "active": of_rung[0]["active"], "batch": batch,
+                     "batch_tokens": batch * sequence_length, "factor": factor, "bpb": bits,
                      "both_sides_tried": inside})  # fmt: skip
     active = [each["active"] for each in best]
-    lines = {name: line(active, [each[name] for each in best]) for name in ("factor", "batch", "bpb")}
+    lines = {name: line(active, [each[name] for each in best]) for name in LAWS}
     return {"best": best, "lines": lines}
+
+
+def paste(found: Mapping[str, Any]) -> str:
+    """The lines of clearseek/size.py that hold what was found."""
+    laws = (f'"{name}": Law({each["scale"]:.6g}, {each["exponent"]:.4f})' for name, each in found["lines"].items())
+    return "\n".join((
+        f"RUNGS = {tuple(found['settings']['rungs'])}",
+        f"TOKENS_PER_PARAMETER = {found['settings']['tokens']}",
+        f"BASE = {found['base']}".replace("'", '"'),
+        "LAWS = {",
+        *(f"    {law}," for law in laws),
+        "}",
+    ))  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where data and measurements are kept")
-    parser.add_argument(
-        "--rungs", type=int, nargs="+", default=[2, 3, 4, 6, 8], help="numbers of layers, four at least"
-    )
-    parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--rungs", type=int, nargs="+", default=[2, 3, 4, 5], help="numbers of layers, four at least")
+    parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--tokens", type=float, default=4.0, help="training tokens for each active parameter")
+    parser.add_argument("--tokens", type=float, default=2.0, help="training tokens for each active parameter")
     parser.add_argument("--windows", type=int, default=1024, help="held-out windows, spread evenly")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     if len(set(arguments.rungs)) < 4:
@@ -138,28 +159,31 @@ def main() -> None:
     if not (data / "manifest.json").is_file():
         arguments.folder.mkdir(parents=True, exist_ok=True)
         prepare_data(first.data, first.model.vocab_size, data)
-    setup = preflight(first)
-    runs: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    for layers in arguments.rungs:
-        for batch in arguments.batches:
-            for factor in arguments.factors:
-                key = f"{layers} layers, batch {batch}, rates x {factor:g}, {arguments.tokens:g} tokens a parameter"
-                if key not in runs:
-                    recipe = recipe_of(layers, batch, factor, arguments.tokens, arguments.threads)
-                    runs[key] = {"layers": layers, "batch": batch, "factor": factor} | train(
-                        recipe, data, setup, arguments.windows
-                    )
-                    write_atomic(kept, json.dumps(runs, indent=1).encode())
-                print(f"{key}: {runs[key]['bpb']} bits per byte, {runs[key]['seconds']:,.0f} s", flush=True)
-    asked = {key: runs[key] for key in runs if key.endswith(f" {arguments.tokens:g} tokens a parameter")}
-    settings = {
-        name: getattr(arguments, name) for name in ("rungs", "factors", "batches", "tokens", "windows", "threads")
-    }
-    found = {"settings": settings, "runs": asked} | fit(asked, arguments.rungs)
+    setup, kind = preflight(first, arguments.device), {"recipe": recipe_json(load_recipe(BASE))}
+    kind |= {name: getattr(arguments, name) for name in ("tokens", "windows", "threads", "device")}
+    state = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {"kind": kind, "runs": {}}
+    if state["kind"] != kind:
+        parser.error(f"{kept}: measured with another {BASE} or other options: give another --folder")
+    runs: dict[str, dict[str, Any]] = {}
+    for layers, batch, factor in itertools.product(arguments.rungs, arguments.batches, arguments.factors):
+        key = f"{layers} layers, batch {batch}, rates x {factor:g}"
+        if key not in state["runs"]:
+            recipe = recipe_of(layers, batch, factor, arguments.tokens, arguments.threads)
+            made = train(recipe, data, setup, arguments.windows)
+            state["runs"][key] = {"layers": layers, "batch": batch, "factor": factor} | made
+            write_atomic(kept, json.dumps(state, indent=1).encode())
+        runs[key] = state["runs"][key]
+        print(f"{key}: {runs[key]['bpb']} bits per byte, {runs[key]['seconds']:,.0f} s", flush=True)
+    names = ("rungs", "factors", "batches", "tokens", "windows", "threads", "device")
+    settings = {name: getattr(arguments, name) for name in names} | {"sequence_length": first.data.sequence_length}
+    settings |= {"precision": str(setup.precision.dtype).removeprefix("torch."), "kernels": setup.kernels}
+    found = {"settings": settings, "base": base_settings(), "runs": runs}
+    found |= fit(runs, arguments.rungs, first.data.sequence_length)
     write_result(arguments.out, found, describe() | {"threads": arguments.threads})
     for name, each in found["lines"].items():
         low, high = min(each["value_over_line"]), max(each["value_over_line"])
         print(f"{name} = {each['scale']:.4g} x active ^ {each['exponent']:.4f}; rungs at {low:.3f} to {high:.3f} of it")
+    print("For clearseek/size.py:", paste(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -117,5 +117,4 @@ def test_a_ladder_finds_the_lowest_point_and_the_line_that_is_there(load: Any) -
     line = ladder.line(active, [7.0 * n**-0.25 for n in active])
     assert line["exponent"] == pytest.approx(-0.25) and line["scale"] == pytest.approx(7.0)
     assert line["value_over_line"] == pytest.approx([1.0] * 4)
-    quickstart = load_recipe("quickstart").model.model_dump()
-    assert quickstart == quickstart | ladder.dimensions(6)
+    assert ladder.recipe_of(4, 8, 2.0, 0.1, 1).model.hidden_size == ladder.dimensions(4)["hidden_size"]
