@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from clearseek.config import Recipe, Settings
+from clearseek import size
+from clearseek.config import DataConfig, ModelConfig, Recipe, Settings
 from clearseek.config.posttraining import METHODS, TaskConfig, with_defaults
+from clearseek.counts import count_parameters
 from clearseek.errors import OtherVersionError, UserError, nearest
 from clearseek.files import reading
 from clearseek.jsontext import strict_json
@@ -54,6 +56,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), model_of: Model
         path: A TOML file, or the name of a shipped recipe such as ``quickstart``.
         overrides: ``table.key=value`` strings (``--set``); values are TOML, bare words are strings. Other texts than
             the recipe's own (`data.paths`, `data.source`) have no known licence unless `data.licence` is set too.
+            What follows from ``size`` replaces what the file has of it, and gives way to overrides.
         model_of: How to find the dimensions of a parent; without it, recipes with ``[parent]`` are refused.
 
     Raises:
@@ -77,6 +80,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), model_of: Model
     changed = {".".join(_key(override)) for override in overrides}
     if changed & {"data.paths", "data.source"} and "data.licence" not in changed and isinstance(raw.get("data"), dict):
         raw["data"].pop("licence", None)  # the recipe's licence is that of its own texts
+    raw = _with_size(raw, str(file), overrides)
     recipe = parse_recipe(_with_tasks(_with_parent(raw, str(file), model_of), str(file)), str(file), overrides)
     for name in USELESS if recipe.data.source == "python-stdlib" else ():
         if getattr(recipe.data, name) != type(recipe.data).model_fields[name].default:
@@ -84,6 +88,40 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), model_of: Model
             fault = f'data.{name} is of no use to data.source = "python-stdlib"'
             raise UserError(f"{where}: {fault}: leave it out, or set data.source")
     return recipe
+
+
+def _with_size(raw: dict[str, Any], where: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The tables with what follows from ``size``, where it is given, and `overrides` on top of it."""
+    if "size" not in raw:
+        return raw
+    layers, start = raw["size"], _origin({"loc": ("size",)}, overrides) or where
+    if isinstance(layers, bool) or not isinstance(layers, int) or not size.SMALLEST <= layers <= size.LARGEST:
+        said = json.dumps(layers, default=str)[:80]
+        wanted = f"give a whole number of layers from {size.SMALLEST} to {size.LARGEST}"
+        raise UserError(f"{start}: size = {said}: {wanted}")
+    if "parent" in raw:
+        raise UserError(f"{start}: size beside [parent]: the dimensions are the parent's: leave size out")
+    tables = {name: raw.get(name, {}) for name in ("model", "data", "optimizer", "train")}
+    if all(isinstance(table, dict) for table in tables.values()):  # else a fault that is named with all others
+        if tables["optimizer"].get("name") != "muon":
+            raise UserError(f'{start}: size: its peak rates were measured with Muon: set optimizer.name = "muon"')
+        raw = raw | _sized(layers, tables)
+        for override in overrides:
+            _apply_override(raw, override)
+    return {name: value for name, value in raw.items() if name != "size"}
+
+
+def _sized(layers: int, tables: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The tables with the dimensions of a number of layers, and rates, batch and steps for them."""
+    found: dict[str, Any] = {"model": tables["model"] | size.dimensions(layers)}
+    try:
+        model, data = ModelConfig.model_validate(found["model"]), DataConfig.model_validate(tables["data"])
+    except ValidationError:  # the recipe has the same faults, which are named with all others
+        return found | {"train": {"steps": 1, "batch_size": 1} | tables["train"]}
+    active = count_parameters(model).activated_without_embedding
+    for name, values in size.learning(active, data.sequence_length).items():
+        found[name] = tables[name] | values
+    return found
 
 
 def _with_parent(raw: dict[str, Any], where: str, model_of: ModelOf | None) -> dict[str, Any]:
@@ -237,7 +275,7 @@ def _explain(entry: Any, top: type[BaseModel] = Recipe) -> str:
         for part in entry["loc"][:-1]:
             field = group.model_fields.get(str(part))
             group = next(iter(_kinds(field) if field else ()), group)
-        valid = sorted(group.model_fields)
+        valid = sorted([*group.model_fields, *(("size",) if group is Recipe else ())])
         tables = [
             (name, kind) for name, field in group.model_fields.items() if group is Recipe for kind in _kinds(field)
         ]

@@ -1,30 +1,82 @@
-"""One dial: a number of layers, from which width, depth, experts, rates, batch and steps follow.
+"""One dial: a number of layers, from which width, experts, rates, batch and steps follow (docs/size.md).
 
-The dimensions are chosen (:func:`dimensions`). Rates, batch and bits per byte were measured on a ladder of sizes that
-were trained (``benchmarks/size_ladder.py``, docs/size.md), as straight lines through logarithms:
-``value = scale * active ** exponent``, where active parameters are those that one token visits, the embedding left out.
+The dimensions are chosen (:func:`dimensions`). Peak rates, batch and bits per byte are laws, straight lines through the
+logarithms of what a ladder of sizes measured (``benchmarks/size_ladder.py``), against the active parameters: those that
+one token visits, the embedding left out. Tokens are as many for each active parameter as the ladder was trained on.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Law(NamedTuple):
+    """value = scale * active ** exponent."""
+
+    scale: float
+    exponent: float
+
+    def at(self, active: int) -> float:
+        """The value at a number of active parameters."""
+        return float(self.scale * active**self.exponent)
+
 
 SMALLEST, LARGEST = 2, 64
 """Fewest and most layers of the dial."""
 
 NARROW = 512
-"""Widest model with heads of 32 channels, which has more of them; wider ones have heads of 64."""
-WIDEST_LATENT = 512
-"""Largest rank of the keys' and values' latent: DeepSeek-V3's."""
+"""Widest model with heads of 32 channels; wider ones have heads of 64."""
+LARGEST_LATENT = 512
+"""Largest rank of the latent of keys and values: DeepSeek-V3's."""
+MICRO_BATCH_TOKENS = 4096
+"""Most tokens of a forward pass, where a sequence is not longer by itself."""
+
+# PLACEHOLDER: not measured; replaced by what benchmarks/size_ladder.py prints, and until then tests/test_size.py fails.
+RUNGS = (2, 3, 4, 5)
+TOKENS_PER_PARAMETER = 2.0
+BASE: Mapping[str, Mapping[str, Any]] = {
+    "optimizer": {"learning_rate": 0.0035, "muon_learning_rate": 0.007},
+    "train": {},
+}
+LAWS = {
+    "factor": Law(1.0, 0.0),
+    "batch_tokens": Law(2048.0, 0.0),
+    "bpb": Law(1.0, 0.0),
+}
 
 
 def dimensions(layers: int) -> dict[str, int]:
     """The settings of ``[model]`` that follow from a number of layers."""
-    width = 32 * (layers + 1)
+    width, half = 32 * (layers + 1), 32 * (layers // 2 + 1)  # multiples of 32, as GGUF's Q8_0 and Q4_0 need
     channels = 32 if width <= NARROW else 64
     return {
         "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": max(2, width // channels),
-        "q_lora_rank": width // 2, "kv_lora_rank": min(WIDEST_LATENT, width // 2),
+        "q_lora_rank": half, "kv_lora_rank": min(LARGEST_LATENT, half),
         "qk_nope_head_dim": channels, "qk_rope_head_dim": channels, "v_head_dim": channels,
-        "intermediate_size": 3 * width, "moe_intermediate_size": width // 2, "n_routed_experts": 8,
+        "intermediate_size": 3 * width, "moe_intermediate_size": half, "n_routed_experts": 8,
         "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
         "num_nextn_predict_layers": 0,
     }  # fmt: skip
+
+
+def learning(active: int, sequence_length: int) -> dict[str, dict[str, Any]]:
+    """The settings of ``[optimizer]`` and ``[train]`` that follow from a number of active parameters."""
+    factor, tokens = LAWS["factor"].at(active), LAWS["batch_tokens"].at(active)
+    batch = 2 ** max(0, round(math.log2(tokens / sequence_length)))
+    return {
+        "optimizer": {name: float(f"{factor * rate:.4g}") for name, rate in BASE["optimizer"].items()},
+        "train": {
+            **BASE["train"], "batch_size": batch, "micro_batch_size": micro_batch(batch, sequence_length),
+            "lanes": None, "steps": max(1, round(TOKENS_PER_PARAMETER * active / (batch * sequence_length))),
+        },
+    }  # fmt: skip
+
+
+def micro_batch(batch: int, sequence_length: int) -> int:
+    """Sequences of a forward pass: half of a batch, which two processes can share, or fewer where those are long."""
+    several = max(1, batch // 2)
+    while several > 1 and several * sequence_length > MICRO_BATCH_TOKENS:
+        several //= 2
+    return several

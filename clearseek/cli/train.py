@@ -28,10 +28,14 @@ LEAST_PATIENCE = 5.0
 def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  clearseek train quickstart --set train.steps=50\n"
+        "  clearseek train quickstart --size 8\n"
         "  clearseek train quickstart --processes 2\n"
         "  torchrun --nproc-per-node 2 --max-restarts 3 -m -- clearseek train quickstart"
     )
     parser.add_argument("recipe", nargs="?", help=RECIPE)
+    parser.add_argument("--size", dest="overrides", action="append", type="size={}".format, metavar="N",
+                        help="a model of N layers, with all that follows from it, instead of the recipe's "
+                        "(--set size=N)")  # fmt: skip
     parser.add_argument("--run", type=Path, help="run folder to make (default: runs/NAME)")
     parser.add_argument("--data", type=Path, help="data folder made by 'clearseek data' (default: RUN/data)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, exactly where it stopped")
