@@ -37,8 +37,8 @@ MICRO_BATCH_TOKENS = 4096
 RUNGS = (2, 3, 4, 5)
 TOKENS_PER_PARAMETER = 2.0
 BASE: Mapping[str, Mapping[str, Any]] = {
-    "optimizer": {"learning_rate": 0.0035, "muon_learning_rate": 0.007},
-    "train": {},
+    "optimizer": {"learning_rate": 0.0035, "muon_learning_rate": 0.014, "embedding_learning_rate": 0.3},
+    "train": {"initial_weights": "scaled"},
 }
 LAWS = {
     "factor": Law(1.0, 0.0),
