@@ -27,7 +27,7 @@ from clearseek import cli
 from clearseek.config.posttraining import with_defaults
 from clearseek.errors import UserError
 from clearseek.hub.write import export_hf
-from clearseek.recipe import parse_recipe, shipped_recipes
+from clearseek.recipe import load_recipe, parse_recipe, shipped_recipes
 from clearseek.train.run import Run
 from clearseek.train.session import train_recipe
 from docs.make import parts, settings
@@ -133,12 +133,16 @@ def test_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize("page", pages_with("toml"))
-def test_recipes_are_valid(page: str) -> None:
+def test_recipes_are_valid(page: str, tmp_path: Path) -> None:
     for block in blocks(page, "toml"):
         shown = tomllib.loads(block)
         quickstart = tomllib.loads(shipped_recipes()["quickstart"].read_text(encoding="utf-8"))
         if "parent" in shown:
             parse_recipe(with_defaults(shown) | {"model": quickstart["model"]}, page)
+            continue
+        if "size" in shown:
+            (tmp_path / "shown.toml").write_text(block, encoding="utf-8")
+            load_recipe(tmp_path / "shown.toml")
             continue
         base = {} if "name" in shown else quickstart
         parse_recipe({**base, **{k: base.get(k, {}) | v if isinstance(v, dict) else v for k, v in shown.items()}}, page)

@@ -33,8 +33,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "  torchrun --nproc-per-node 2 --max-restarts 3 -m -- clearseek train quickstart"
     )
     parser.add_argument("recipe", nargs="?", help=RECIPE)
-    parser.add_argument("--size", dest="overrides", action="append", type="size={}".format, metavar="N",
-                        help="a model of N layers, with all that follows from it, instead of the recipe's "
+    parser.add_argument("--size", dest="overrides", action="append", default=[], type="size={}".format,
+                        metavar="N", help="a model of N layers, with all that follows from it, instead of the recipe's "
                         "(--set size=N)")  # fmt: skip
     parser.add_argument("--run", type=Path, help="run folder to make (default: runs/NAME)")
     parser.add_argument("--data", type=Path, help="data folder made by 'clearseek data' (default: RUN/data)")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.make import commands, coverage, interface, screens, settings
+from docs.make import commands, coverage, interface, screens, settings, sizes
 
 ROOT = Path(__file__).parents[2]
 PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- /generated -->)", re.S)
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "recipes": settings.recipes,
     **settings.TABLES,
     **screens.SCREENS,
+    **sizes.PARTS,
 }
 """What makes a part, by its name in the pages. Each returns whole lines; it skips where what it needs is not here."""
 
