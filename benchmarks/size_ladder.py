@@ -8,7 +8,7 @@ batches the better one counts. Then a straight line is fitted through the logari
 in tokens and of bits per byte against active parameters; the residuals are kept, and say what the line is worth.
 
 ``python benchmarks/size_ladder.py --folder DIR`` goes on where it was interrupted, writes
-``benchmarks/results/size_ladder.json`` and prints the lines of ``clearseek/size.py`` that hold what was found. It needs
+``benchmarks/results/size_ladder.json`` and prints the lines that then replace those of ``clearseek/size.py``. It needs
 an idle machine for as long as it runs, which goes with the square of the largest size: at the defaults 5e14
 floating-point operations, hours on two cores.
 """
@@ -133,7 +133,7 @@ def paste(found: Mapping[str, Any]) -> str:
     return "\n".join((
         f"RUNGS = {tuple(found['settings']['rungs'])}",
         f"TOKENS_PER_PARAMETER = {found['settings']['tokens']}",
-        f"BASE = {found['base']}".replace("'", '"'),
+        f"BASE: Mapping[str, Mapping[str, Any]] = {found['base']}".replace("'", '"'),
         "LAWS = {",
         *(f"    {law}," for law in laws),
         "}",

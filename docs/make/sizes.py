@@ -52,7 +52,7 @@ def ladder() -> str:
         cells = [str(best["layers"]), si(best["active"])]
         for name in NAMES:
             value = f"{best[name]:,}" if name == "batch_tokens" else f"{best[name]:.3f}"
-            one_side = name != "batch_tokens" and not best["both_sides_tried"]
+            one_side = name == "factor" and not best["both_sides_tried"]
             over = found["lines"][name]["value_over_line"][number]
             cells += [value + (" (at an end)" if one_side else ""), f"{100 * (over - 1):+.1f} %"]
         lines.append(f"| {' | '.join(cells)} |")
