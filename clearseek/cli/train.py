@@ -230,6 +230,6 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
     if resume and not more and (arguments.overrides or arguments.run):
         longer = command("train", "--resume", arguments.resume, "--more-steps", "N")
         raise UserError(
-            "--resume goes on with the run's own recipe and folder: leave out --set and --run; to train a finished run "
-            f"longer: {longer}"
+            "--resume goes on with the run's own recipe and folder: leave out --set, --size and --run; to train a "
+            f"finished run longer: {longer}"
         )
