@@ -49,13 +49,13 @@ LAWS = {
 
 def dimensions(layers: int) -> dict[str, int]:
     """The settings of ``[model]`` that follow from a number of layers."""
-    width, half = 32 * (layers + 1), 32 * (layers // 2 + 1)  # multiples of 32, as GGUF's Q8_0 and Q4_0 need
+    width = 32 * (layers + 1)
     channels = 32 if width <= NARROW else 64
     return {
         "num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": max(2, width // channels),
-        "q_lora_rank": half, "kv_lora_rank": min(LARGEST_LATENT, half),
+        "q_lora_rank": width // 2, "kv_lora_rank": min(LARGEST_LATENT, width // 2),
         "qk_nope_head_dim": channels, "qk_rope_head_dim": channels, "v_head_dim": channels,
-        "intermediate_size": 3 * width, "moe_intermediate_size": half, "n_routed_experts": 8,
+        "intermediate_size": 3 * width, "moe_intermediate_size": width // 2, "n_routed_experts": 8,
         "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
         "num_nextn_predict_layers": 0,
     }  # fmt: skip
