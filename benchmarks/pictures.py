@@ -14,6 +14,7 @@
 | ``evidence.png`` | ``idea_grades.json`` |
 | ``verification.png`` | arithmetic |
 | ``cost.png`` | the published runs that ``clearseek plan --published`` lists |
+| ``size.png`` | ``size_ladder.json`` |
 """
 
 from __future__ import annotations
@@ -235,6 +236,33 @@ def cost(out: Path) -> None:
         clean(axes)
 
 
+def size(out: Path) -> None:
+    """Bits of every rung by the factor on its rates, and the lines through the best of each."""
+    found = result("size_ladder")
+    runs, best, lines = found["runs"].values(), found["best"], found["lines"]
+    active = np.array([each["active"] for each in best])
+    with figure_in(out, 9.0, 3.2) as figure:
+        curves, *panels = figure.subplots(1, 3)
+        for shade, each in zip(np.linspace(0.4, 1.0, len(best)), best, strict=True):
+            of_rung = [run for run in runs if (run["layers"], run["batch"]) == (each["layers"], each["batch"])]
+            points = sorted((run["factor"], run["bpb"]) for run in of_rung if run["bpb"] is not None)
+            curves.plot(*zip(*points, strict=True), ".-", color=BLUE, alpha=shade)
+            curves.text(1.08 * points[-1][0], points[-1][1], f"size {each['layers']}", va="center")
+            curves.plot(each["factor"], each["bpb"], "o", color=ORANGE, markersize=5)
+        curves.set(xscale="log", xlabel="factor on the peak rates", ylabel="held-out bits per byte")
+        curves.set_xticks(found["settings"]["factors"], [f"{factor:g}" for factor in found["settings"]["factors"]])
+        curves.set_xlim(right=1.6 * max(found["settings"]["factors"]))
+        for axes, name, label in zip(panels, ("factor", "bpb"), ("best factor", "bits per byte"), strict=True):
+            line = lines[name]["scale"] * active ** lines[name]["exponent"]
+            axes.plot(active, line, color="black", linewidth=0.8, linestyle=":")
+            axes.plot(active, [each[name] for each in best], "o", color=ORANGE, markersize=5)
+            axes.set(xscale="log", xlabel="active parameters, millions", ylabel=label)
+            axes.set_xticks(active, [f"{each / 1e6:.1f}" for each in active])
+        for axes in (curves, *panels):
+            axes.minorticks_off()
+            clean(axes)
+
+
 def _si(value: float) -> str:
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " K")):
         if value >= size:
@@ -245,7 +273,7 @@ def _si(value: float) -> str:
 DRAWN: dict[str, Callable[[Path], None]] = {
     "mla-cache": mla_cache, "experts-counts": experts_counts, "experts-kinds": experts_kinds, "balance": balance,
     "mtp-drafts": mtp_drafts, "fp8-outliers": fp8_outliers, "grpo": grpo, "evidence": evidence,
-    "verification": verification, "cost": cost,
+    "verification": verification, "cost": cost, "size": size,
 }  # fmt: skip
 
 
