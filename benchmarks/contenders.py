@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clearseek.config import ModelConfig, Recipe
 from clearseek.counts import count_parameters
+from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.step import NotFiniteError, Training
 
@@ -56,7 +57,8 @@ class ClearSeek:
 
     def settings(self) -> list[Setting]:
         sizes = {self.recipe.train.micro_batch_size or self.contest.batch, self.contest.batch}
-        return [{"micro_batch_size": size} for size in sorted(sizes)]
+        kernels = ("auto", "compile") if compilers() else ("auto",)
+        return [{"micro_batch_size": size, "kernels": each} for size in sorted(sizes) for each in kernels]
 
     def train(self, setting: Setting, steps: int, factor: float, seed: int, clock: Clock) -> None:
         o, raw = self.recipe.optimizer, self.recipe.model_dump(mode="json")
@@ -64,7 +66,7 @@ class ClearSeek:
         raw["data"]["seed"] = raw["train"]["seed"] = seed
         raw["train"] |= setting | {"steps": steps, "eval_every": 0, "hash_every": steps + 1, "lanes": None}
         recipe = Recipe.model_validate(raw)
-        self.training = Training(recipe, PreTraining(recipe, self.contest.data, checked=True), self.contest.setup)
+        self.training = Training(recipe, PreTraining(recipe, self.contest.data, checked=True), preflight(recipe))
         clock.begin()
         for _ in range(steps):
             self.training.advance()
