@@ -19,7 +19,6 @@ from clearseek.train.preflight import preflight
 from clearseek.train.pretrain import PreTraining
 from clearseek.train.step import NotFiniteError, Training
 
-
 RATES_OF_OURS = ("learning_rate", "muon_learning_rate", "embedding_learning_rate")
 """Peak rates of our recipes; the last may be absent."""
 

@@ -42,8 +42,8 @@ def main() -> None:
     arguments = parser.parse_args()
     found = {}
     for name, (recipe, environment) in RUNS.items():
-        found[name] = run(recipe, environment)
-        print(f"{name}: {found[name]['held_out_bpb']:.3f} bits per byte, {found[name]['total_seconds']:.0f} s", flush=True)
+        found[name] = ended = run(recipe, environment)
+        print(f"{name}: {ended['held_out_bpb']:.3f} bits per byte, {ended['total_seconds']:.0f} s", flush=True)
     write_result(arguments.out, {"runs": found})
 
 

@@ -59,8 +59,8 @@ FACTORS = (0.5, 1.0, 2.0, 4.0)
 """Factors on each contender's peak rates that everybody tries."""
 SHARES = (0.25, 0.5, 1.0)
 """Lengths of runs, as shares of the seconds."""
-TRIED = 5
-"""Steps by which a setting's speed is measured, the first two not counted."""
+TRIED, UNCOUNTED = 16, 6
+"""Steps by which a setting's speed is measured, and how many first ones do not count: kernels are compiled in them."""
 
 
 class Record:
@@ -137,7 +137,7 @@ def settle(side: Side, found: dict[str, Any]) -> None:
             continue
         request = {"setting": setting, "steps": TRIED, "factor": 0.01, "seed": 0}
         answer = by_turns({side.name: side}, {side.name: request}, math.inf)[side.name]
-        tried.append({"setting": setting, "seconds_per_step": statistics.median(answer["times"][2:])})
+        tried.append({"setting": setting, "seconds_per_step": statistics.median(answer["times"][UNCOUNTED:])})
         print(f"    {side.name} {setting}: {tried[-1]['seconds_per_step']:.3f} s a step", flush=True)
     found |= side.facts | _fastest(tried) | {"tried": tried}
 
