@@ -4,7 +4,7 @@ A rung is a number of layers, from which all dimensions follow (:func:`clearseek
 trained on so many tokens for each active parameter, at each batch and at each factor on the peak rates of
 ``quickstart-small``, whose text it reads. The best factor of a batch is the lowest point of the parabola through the
 best one and its two neighbours, over the logarithm of the factor; a best one at an end is used as it is, and marked. Of
-batches the better one counts. Then a straight line is fitted through the logarithms over all rungs, of factor, of batch
+batches the better one counts, and larger rungs try no smaller ones. Then a straight line is fitted through the logarithms over all rungs, of factor, of batch
 in tokens and of bits per byte against active parameters; the residuals are kept, and say what the line is worth.
 
 ``python benchmarks/size_ladder.py --folder DIR`` goes on where it was interrupted, writes
@@ -165,15 +165,20 @@ def main() -> None:
     if state["kind"] != kind:
         parser.error(f"{kept}: measured with another {BASE} or other options: give another --folder")
     runs: dict[str, dict[str, Any]] = {}
-    for layers, batch, factor in itertools.product(arguments.rungs, arguments.batches, arguments.factors):
-        key = f"{layers} layers, batch {batch}, rates x {factor:g}"
-        if key not in state["runs"]:
-            recipe = recipe_of(layers, batch, factor, arguments.tokens, arguments.threads)
-            made = train(recipe, data, setup, arguments.windows)
-            state["runs"][key] = {"layers": layers, "batch": batch, "factor": factor} | made
-            write_atomic(kept, json.dumps(state, indent=1).encode())
-        runs[key] = state["runs"][key]
-        print(f"{key}: {runs[key]['bpb']} bits per byte, {runs[key]['seconds']:,.0f} s", flush=True)
+    fitting = 0
+    for layers in sorted(arguments.rungs):
+        for batch, factor in itertools.product(arguments.batches, arguments.factors):
+            if batch < fitting:
+                continue
+            key = f"{layers} layers, batch {batch}, rates x {factor:g}"
+            if key not in state["runs"]:
+                recipe = recipe_of(layers, batch, factor, arguments.tokens, arguments.threads)
+                made = train(recipe, data, setup, arguments.windows)
+                state["runs"][key] = {"layers": layers, "batch": batch, "factor": factor} | made
+                write_atomic(kept, json.dumps(state, indent=1).encode())
+            runs[key] = state["runs"][key]
+            print(f"{key}: {runs[key]['bpb']} bits per byte, {runs[key]['seconds']:,.0f} s", flush=True)
+        fitting = fit(runs, [layers], first.data.sequence_length)["best"][0]["batch"]
     names = ("rungs", "factors", "batches", "tokens", "windows", "threads", "device")
     settings = {name: getattr(arguments, name) for name in names} | {"sequence_length": first.data.sequence_length}
     settings |= {"precision": str(setup.precision.dtype).removeprefix("torch."), "kernels": setup.kernels}

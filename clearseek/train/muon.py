@@ -56,6 +56,27 @@ def _bounded(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield some
 
 
+def _alike(params: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters whose matrices have one shape, together on a CPU, where a small product costs little more than a call.
+
+    On a GPU each by itself: its library may choose another kernel, with other bits, by the number of matrices.
+    """
+    shapes: dict[object, list[Tensor]] = defaultdict(list)
+    for p in params:
+        shapes[p.shape[-2:] if p.device.type == "cpu" else p].append(p)
+    for some in shapes.values():
+        yield from _bounded(some)
+
+
+def _orthogonalised(updates: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """:func:`orthogonalise` of several updates of one matrix shape, in one stack."""
+    if len(updates) == 1:
+        return [orthogonalise(updates[0], dtype)]
+    stacks = [update.reshape(-1, *update.shape[-2:]) for update in updates]
+    found = orthogonalise(torch.cat(stacks), dtype).split([len(stack) for stack in stacks])
+    return [each.view(update.shape) for each, update in zip(found, updates, strict=True)]
+
+
 class Groups:
     """Groups of parameters that share their settings, and a state for every parameter: what an optimiser is made of.
 
@@ -100,12 +121,12 @@ class Muon(Groups):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             looped = self.dtype == torch.float32 and all(map(loops_take, params))
-            for some in _bounded(params) if looped else [[p] for p in params]:
+            for some in _bounded(params) if looped else _alike(params):
                 updates = [self._update(p, group["momentum"]) for p in some]
                 if looped:
                     operations.orthogonalise(updates, COEFFICIENTS, STEPS)
                 else:
-                    updates = [orthogonalise(update, self.dtype) for update in updates]
+                    updates = _orthogonalised(updates, self.dtype)
                 for p, update in zip(some, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
