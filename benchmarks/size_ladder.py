@@ -1,11 +1,12 @@
 """A ladder of sizes: how rates and batch go with size, fitted on models that were trained.
 
 A rung is a number of layers, from which all dimensions follow (:func:`clearseek.size.dimensions`). Every rung is
-trained on so many tokens for each active parameter, at each batch and at each factor on the peak rates of
-``quickstart-small``, whose text it reads. The best factor of a batch is the lowest point of the parabola through the
-best one and its two neighbours, over the logarithm of the factor; a best one at an end is used as it is, and marked. Of
-batches the better one counts, and larger rungs try no smaller ones. Then a straight line is fitted through the logarithms over all rungs, of factor, of batch
-in tokens and of bits per byte against active parameters; the residuals are kept, and say what the line is worth.
+trained on so many tokens for each active parameter, at each batch and at each factor on the peak rates of ``quickstart-
+small``, whose text it reads. The best factor of a batch is the lowest point of the parabola through the best one and
+its two neighbours, over the logarithm of the factor; a best one at an end is used as it is, and marked. Of batches the
+better one counts, and larger rungs try no smaller ones. Then a straight line is fitted through the logarithms over all
+rungs, of factor, of batch in tokens and of bits per byte against active parameters; the residuals are kept, and say
+what the line is worth.
 
 ``python benchmarks/size_ladder.py --folder DIR`` goes on where it was interrupted, writes
 ``benchmarks/results/size_ladder.json`` and prints the lines that then replace those of ``clearseek/size.py``. It needs
