@@ -1,12 +1,12 @@
 """A ladder of sizes: how rates and batch go with size, fitted on models that were trained.
 
 A rung is a number of layers, from which all dimensions follow (:func:`clearseek.size.dimensions`). Every rung is
-trained on so many tokens for each active parameter, at each batch and at each factor on the peak rates of ``quickstart-
-small``, whose text it reads. The best factor of a batch is the lowest point of the parabola through the best one and
-its two neighbours, over the logarithm of the factor; a best one at an end is used as it is, and marked. Of batches the
-better one counts, and larger rungs try no smaller ones. Then a straight line is fitted through the logarithms over all
-rungs, of factor, of batch in tokens and of bits per byte against active parameters; the residuals are kept, and say
-what the line is worth.
+trained on so many tokens for each active parameter, at each batch and at each factor on the peak rates of
+``quickstart-small``, whose text it reads. The best factor of a batch is the lowest point of the parabola through the
+best one and its two neighbours, over the logarithm of the factor; a best one at an end is used as it is, and marked. Of
+batches the better one counts, and larger rungs try no smaller ones. Then a straight line is fitted through the
+logarithms over all rungs, of factor, of batch in tokens and of bits per byte against active parameters; the residuals
+are kept, and say what the line is worth.
 
 ``python benchmarks/size_ladder.py --folder DIR`` goes on where it was interrupted, writes
 ``benchmarks/results/size_ladder.json`` and prints the lines that then replace those of ``clearseek/size.py``. It needs
@@ -108,24 +108,25 @@ def line(active: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
     return {"exponent": exponent, "scale": math.exp(scale), "value_over_line": over}
 
 
+def best_of(runs: Mapping[str, dict[str, Any]], layers: int, sequence_length: int) -> dict[str, Any]:
+    """The best factor and batch of a rung, and its bits."""
+    of_rung = [run for run in runs.values() if run["layers"] == layers]
+    by_batch: dict[int, list[tuple[float, float]]] = {}
+    for run in of_rung:
+        bits = math.inf if run["bpb"] is None else run["bpb"]
+        by_batch.setdefault(run["batch"], []).append((run["factor"], bits))
+    factor, bits, inside, batch = min(
+        ((*lowest(points), batch) for batch, points in by_batch.items()), key=lambda each: each[1]
+    )
+    return {"layers": layers, "active": of_rung[0]["active"], "batch": batch, "batch_tokens": batch * sequence_length,
+            "factor": factor, "bpb": bits, "both_sides_tried": inside}  # fmt: skip
+
+
 def fit(runs: Mapping[str, dict[str, Any]], rungs: Sequence[int], sequence_length: int) -> dict[str, Any]:
-    """The best factor, batch and bits of every rung, and the lines through them."""
-    best = []
-    for layers in rungs:
-        of_rung = [run for run in runs.values() if run["layers"] == layers]
-        by_batch: dict[int, list[tuple[float, float]]] = {}
-        for run in of_rung:
-            bits = math.inf if run["bpb"] is None else run["bpb"]
-            by_batch.setdefault(run["batch"], []).append((run["factor"], bits))
-        factor, bits, inside, batch = min(
-            ((*lowest(points), batch) for batch, points in by_batch.items()), key=lambda each: each[1]
-        )
-        best.append({"layers": layers, "active": of_rung[0]["active"], "batch": batch,
-                     "batch_tokens": batch * sequence_length, "factor": factor, "bpb": bits,
-                     "both_sides_tried": inside})  # fmt: skip
+    """The best of every rung, and the lines through them."""
+    best = [best_of(runs, layers, sequence_length) for layers in rungs]
     active = [each["active"] for each in best]
-    lines = {name: line(active, [each[name] for each in best]) for name in LAWS}
-    return {"best": best, "lines": lines}
+    return {"best": best, "lines": {name: line(active, [each[name] for each in best]) for name in LAWS}}
 
 
 def paste(found: Mapping[str, Any]) -> str:
@@ -179,7 +180,7 @@ def main() -> None:
                 write_atomic(kept, json.dumps(state, indent=1).encode())
             runs[key] = state["runs"][key]
             print(f"{key}: {runs[key]['bpb']} bits per byte, {runs[key]['seconds']:,.0f} s", flush=True)
-        fitting = fit(runs, [layers], first.data.sequence_length)["best"][0]["batch"]
+        fitting = best_of(runs, layers, first.data.sequence_length)["batch"]
     names = ("rungs", "factors", "batches", "tokens", "windows", "threads", "device")
     settings = {name: getattr(arguments, name) for name in names} | {"sequence_length": first.data.sequence_length}
     settings |= {"precision": str(setup.precision.dtype).removeprefix("torch."), "kernels": setup.kernels}
