@@ -50,7 +50,7 @@ class ClearSeek:
         return {
             "parameters": count.total, "active": count.activated_without_embedding,
             "precision": str(self.contest.setup.precision.dtype).removeprefix("torch."),
-            "kernels": self.contest.setup.kernels, "model": self.recipe.model.model_dump(mode="json"),
+            "model": self.recipe.model.model_dump(mode="json"),
             "peak_rates": {name: getattr(self.recipe.optimizer, name) for name in RATES_OF_OURS},
         }  # fmt: skip
 

@@ -4,14 +4,13 @@ A rung is a number of layers, from which all dimensions follow (:func:`clearseek
 trained on so many tokens for each active parameter, at each batch and at each factor on the peak rates of
 ``quickstart-small``, whose text it reads. The best factor of a batch is the lowest point of the parabola through the
 best one and its two neighbours, over the logarithm of the factor; a best one at an end is used as it is, and marked. Of
-batches the better one counts, and larger rungs try no smaller ones. Then a straight line is fitted through the
-logarithms over all rungs, of factor, of batch in tokens and of bits per byte against active parameters; the residuals
-are kept, and say what the line is worth.
+batches the better one counts; larger rungs try no smaller one, and no factor above twice the best of the rung below.
+Then a straight line is fitted through the logarithms over all rungs, of factor, of batch in tokens and of bits per byte
+against active parameters; the residuals are kept, and say what the line is worth.
 
 ``python benchmarks/size_ladder.py --folder DIR`` goes on where it was interrupted, writes
 ``benchmarks/results/size_ladder.json`` and prints the lines that then replace those of ``clearseek/size.py``. It needs
-an idle machine for as long as it runs, which goes with the square of the largest size: at the defaults 5e14
-floating-point operations, hours on two cores.
+time, which goes with the square of the largest size: at the defaults half an hour of two idle cores with BF16.
 """
 
 from __future__ import annotations
@@ -50,11 +49,13 @@ BASE = "quickstart-small"
 
 
 def base_settings() -> dict[str, dict[str, Any]]:
-    """What the factor is on, the base recipe's peak rates, and how its weights begin where it says so."""
+    """The base recipe's peak rates, on which the factor is, what else makes them right, and how its weights begin."""
     raw = load_recipe(BASE).model_dump(mode="json")
-    rates = {name: rate for name, rate in raw["optimizer"].items() if name.endswith("learning_rate") and rate}
-    begin = {name: raw["train"][name] for name in ("initial_weights",) if name in raw["train"]}
-    return {"optimizer": rates, "train": begin}
+    names = ("learning_rate", "muon_learning_rate", "embedding_learning_rate", "momentum", "schedule")
+    return {
+        "optimizer": {name: raw["optimizer"][name] for name in names},
+        "train": {"initial_weights": raw["train"]["initial_weights"]},
+    }
 
 
 def recipe_of(layers: int, batch: int, factor: float, tokens_per_parameter: float, threads: int) -> Recipe:
@@ -63,7 +64,8 @@ def recipe_of(layers: int, batch: int, factor: float, tokens_per_parameter: floa
     raw["model"] |= dimensions(layers)
     active = count_parameters(Recipe.model_validate(raw).model).activated_without_embedding
     steps = max(2, round(tokens_per_parameter * active / (batch * raw["data"]["sequence_length"])))
-    raw["optimizer"] |= {name: factor * rate for name, rate in base_settings()["optimizer"].items()}
+    rates = base_settings()["optimizer"].items()
+    raw["optimizer"] |= {name: factor * rate for name, rate in rates if name.endswith("learning_rate")}
     raw["train"] |= {"batch_size": batch, "micro_batch_size": batch, "lanes": None, "steps": steps, "threads": threads,
                      "eval_every": 0, "hash_every": steps + 1}  # fmt: skip
     return Recipe.model_validate(raw)
@@ -146,9 +148,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where data and measurements are kept")
     parser.add_argument("--rungs", type=int, nargs="+", default=[2, 3, 4, 5], help="numbers of layers, four at least")
-    parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 1.0, 2.0])
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--tokens", type=float, default=2.0, help="training tokens for each active parameter")
+    parser.add_argument("--factors", type=float, nargs="+", default=[0.35, 0.7, 1.4, 2.8])
+    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--tokens", type=float, default=0.75, help="training tokens for each active parameter")
     parser.add_argument("--windows", type=int, default=1024, help="held-out windows, spread evenly")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -167,10 +169,10 @@ def main() -> None:
     if state["kind"] != kind:
         parser.error(f"{kept}: measured with another {BASE} or other options: give another --folder")
     runs: dict[str, dict[str, Any]] = {}
-    fitting = 0
+    below = {"batch": 0, "factor": math.inf}
     for layers in sorted(arguments.rungs):
         for batch, factor in itertools.product(arguments.batches, arguments.factors):
-            if batch < fitting:
+            if batch < below["batch"] or factor > 2 * below["factor"]:
                 continue
             key = f"{layers} layers, batch {batch}, rates x {factor:g}"
             if key not in state["runs"]:
@@ -180,7 +182,7 @@ def main() -> None:
                 write_atomic(kept, json.dumps(state, indent=1).encode())
             runs[key] = state["runs"][key]
             print(f"{key}: {runs[key]['bpb']} bits per byte, {runs[key]['seconds']:,.0f} s", flush=True)
-        fitting = best_of(runs, layers, first.data.sequence_length)["batch"]
+        below = best_of(runs, layers, first.data.sequence_length)
     names = ("rungs", "factors", "batches", "tokens", "windows", "threads", "device")
     settings = {name: getattr(arguments, name) for name in names} | {"sequence_length": first.data.sequence_length}
     settings |= {"precision": str(setup.precision.dtype).removeprefix("torch."), "kernels": setup.kernels}

@@ -316,7 +316,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True, help="where data and measurements are kept")
     parser.add_argument("--text", type=Path, default=Path("tinyshakespeare.txt"), help="tinyshakespeare's file")
     parser.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
-    parser.add_argument("--seconds", type=float, default=24.0, help="training seconds of the longest runs")
+    parser.add_argument("--seconds", type=float, default=20.0, help="training seconds of the longest runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--slice", type=float, default=3.0, help="seconds of a turn")
     parser.add_argument("--threads", type=int, default=2)

@@ -102,12 +102,18 @@ def _with_size(raw: dict[str, Any], where: str, overrides: Sequence[str]) -> dic
     if "parent" in raw:
         raise UserError(f"{start}: size beside [parent]: the dimensions are the parent's: leave size out")
     tables = {name: raw.get(name, {}) for name in ("model", "data", "optimizer", "train")}
+    if isinstance(tables["model"], dict) and tables["model"].get("tie_word_embeddings"):
+        raise UserError(f"{start}: size: it was measured with an output head of its own: leave tie_word_embeddings out")
     if all(isinstance(table, dict) for table in tables.values()):  # else a fault that is named with all others
         if tables["optimizer"].get("name") != "muon":
             raise UserError(f'{start}: size: its peak rates were measured with Muon: set optimizer.name = "muon"')
         raw = raw | _sized(layers, tables)
+        changed = {".".join(_key(override)) for override in overrides}
         for override in overrides:
             _apply_override(raw, override)
+        batch, length = raw["train"].get("batch_size"), raw.get("data", {}).get("sequence_length")
+        if "train.batch_size" in changed and "train.micro_batch_size" not in changed and isinstance(batch, int):
+            raw["train"]["micro_batch_size"] = size.micro_batch(batch, length or DataConfig().sequence_length)
     return {name: value for name, value in raw.items() if name != "size"}
 
 

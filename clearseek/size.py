@@ -66,7 +66,10 @@ def learning(active: int, sequence_length: int) -> dict[str, dict[str, Any]]:
     factor, tokens = LAWS["factor"].at(active), LAWS["batch_tokens"].at(active)
     batch = 2 ** max(0, round(math.log2(tokens / sequence_length)))
     return {
-        "optimizer": {name: float(f"{factor * rate:.4g}") for name, rate in BASE["optimizer"].items()},
+        "optimizer": {
+            name: float(f"{factor * value:.4g}") if name.endswith("learning_rate") else value
+            for name, value in BASE["optimizer"].items()
+        },
         "train": {
             **BASE["train"], "batch_size": batch, "micro_batch_size": micro_batch(batch, sequence_length),
             "lanes": None, "steps": max(1, round(TOKENS_PER_PARAMETER * active / (batch * sequence_length))),
@@ -76,7 +79,5 @@ def learning(active: int, sequence_length: int) -> dict[str, dict[str, Any]]:
 
 def micro_batch(batch: int, sequence_length: int) -> int:
     """Sequences of a forward pass: half of a batch, which two processes can share, or fewer where those are long."""
-    several = max(1, batch // 2)
-    while several > 1 and several * sequence_length > MICRO_BATCH_TOKENS:
-        several //= 2
-    return several
+    most = max(1, min(batch // 2, MICRO_BATCH_TOKENS // sequence_length))
+    return next(several for several in range(most, 0, -1) if batch % several == 0)

@@ -150,6 +150,11 @@ def test_a_file_with_no_size_is_named(tmp_path: Path) -> None:
     [
         ("ladder-grpo", ["size=3"], "--set size=3: size beside [parent]: the dimensions are the parent's"),
         ("v3-671b", ["size=8"], 'rates were measured with Muon: set optimizer.name = "muon"'),
+        (
+            "quickstart",
+            ["size=3", "model.tie_word_embeddings=true"],
+            "--set size=3: size: it was measured with an output",
+        ),
         ("quickstart", ["sise=8"], 'unknown key sise (did you mean "size"?)'),
         ("quickstart", ["size=8", "model=3"], "--set model=3: model = 3: must be a table of settings"),
         ("quickstart", ["size=8", "train.batch_size=12", "train.micro_batch_size=8"], "micro_batch_size = 8 does not"),
@@ -158,6 +163,12 @@ def test_a_file_with_no_size_is_named(tmp_path: Path) -> None:
 )
 def test_a_size_that_cannot_be(recipe: str, overrides: list[str], said: str) -> None:
     assert said in refused(recipe, *overrides)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 6, 12])
+def test_a_batch_of_ones_own_beside_a_size_is_split_too(batch: int) -> None:
+    train = sized(3, f"train.batch_size={batch}").train
+    assert train.micro_batch_size is not None and batch % train.micro_batch_size == 0
 
 
 def test_all_faults_of_a_recipe_with_a_size_are_named(tmp_path: Path) -> None:

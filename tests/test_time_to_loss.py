@@ -117,4 +117,16 @@ def test_a_ladder_finds_the_lowest_point_and_the_line_that_is_there(load: Any) -
     line = ladder.line(active, [7.0 * n**-0.25 for n in active])
     assert line["exponent"] == pytest.approx(-0.25) and line["scale"] == pytest.approx(7.0)
     assert line["value_over_line"] == pytest.approx([1.0] * 4)
-    assert ladder.recipe_of(4, 8, 2.0, 0.1, 1).model.hidden_size == ladder.dimensions(4)["hidden_size"]
+
+
+def test_a_rung_is_the_dials_model_with_the_base_recipes_settings(load: Any) -> None:
+    ladder = load("size_ladder")
+    base, dial = load_recipe("quickstart-small"), load_recipe("quickstart-small", ["size=4"])
+    rung = ladder.recipe_of(4, 8, 1.0, 0.1, 1)
+    assert rung.model == dial.model
+    assert rung.optimizer == base.optimizer
+    tokens = rung.train.steps * 8 * base.data.sequence_length
+    assert tokens == pytest.approx(0.1 * count_parameters(dial.model).activated_without_embedding, rel=0.01)
+    twice = ladder.recipe_of(4, 8, 2.0, 0.1, 1).optimizer
+    assert twice.momentum == base.optimizer.momentum and twice.schedule == base.optimizer.schedule
+    assert twice.embedding_learning_rate == 2 * (base.optimizer.embedding_learning_rate or 0)

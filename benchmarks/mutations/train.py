@@ -42,6 +42,9 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("products, config.momentum, config.weight_decay", "products", "Muon's defaults instead of the recipe's"),
         ("config.muon_learning_rate, products", "config.muon_learning_rate, torch.bfloat16", "Muon in BF16, whatever the model"),
     ],
+    "train/muon.py:_orthogonalised": [
+        ("[len(stack) for stack in stacks]", "[len(stack) for stack in stacks[::-1]]", "stacks are taken apart in another order"),
+    ],
     "train/optimizer.py:Updates.step": [
         ("if factor < 1.0 and gradients:", "if gradients:", "clipping scales small gradients up"),
         ("self.config.grad_clip / (norm + 1e-6)", "1.0 / (norm + 1e-6)", "the recipe's limit is ignored"),

@@ -226,7 +226,9 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
     if not resume and (more or arguments.from_step is not None):
         raise UserError(f"{'--more-steps' if more else '--from-step'} goes with --resume RUN")
     if more and (arguments.from_step is not None or arguments.overrides):
-        raise UserError("--more-steps goes on from the run's end with its recipe: leave out --from-step and --set")
+        raise UserError(
+            "--more-steps goes on from the run's end with its recipe: leave out --from-step, --set and --size"
+        )
     if resume and not more and (arguments.overrides or arguments.run):
         longer = command("train", "--resume", arguments.resume, "--more-steps", "N")
         raise UserError(

@@ -148,6 +148,8 @@ class Recipe(Settings):
              '[problems] have no tokens to compare distributions over: use distil.form = "text" or "on-policy"'),
             (self.distil is not None and self.distil.correct and self.problems is None,
              "distil.correct needs [problems]: only their answers can be checked"),
+            (child and self.train.initial_weights != "normal",
+             "train.initial_weights is for pre-training: the weights are the parent's: leave it out"),
             (child and self.data.fim_rate, "data.fim_rate is for pre-training: leave it out"),
             (child and self.data.tokenizer is not None, "data.tokenizer: the tokenizer is the parent's: leave it out"),
             (self.sft is not None and self.data.text_field != "text",

@@ -192,6 +192,31 @@ def test_matrices_decay_and_vectors_do_not(name: str, moments: str) -> None:
         torch.testing.assert_close(weight, before[key] * kept, rtol=1e-6, atol=0, msg=key)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muons_step_does_not_depend_on_what_is_orthogonalised_beside_it(dtype: torch.dtype, threads: int) -> None:
+    """Several processes own other stacks than one does, and all must end with the same bits."""
+    torch.manual_seed(0)
+    shapes = [(96, 128), (8, 96, 128), (2, 96, 128), (1, 96, 128), (160, 160), (3, 160, 160), (37, 53), (5, 37, 53)]
+    before, gradients = [torch.randn(shape) for shape in shapes], [torch.randn(shape) for shape in shapes]
+
+    def stepped(some: list[int]) -> list[torch.Tensor]:
+        parameters = [nn.Parameter(before[index].clone()) for index in some]
+        for parameter, index in zip(parameters, some, strict=True):
+            parameter.grad = gradients[index].clone()
+        Muon(parameters, 0.1, dtype).step()
+        return [parameter.detach() for parameter in parameters]
+
+    used = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together, alone = stepped(list(range(len(shapes)))), [stepped([index])[0] for index in range(len(shapes))]
+    finally:
+        torch.set_num_threads(used)
+    for one, other, begun in zip(together, alone, before, strict=True):
+        assert torch.equal(one, other) and not torch.equal(one, begun)
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_an_embedding_with_its_own_rate_takes_adamws_step_at_it_and_does_not_decay(name: str) -> None:
     """Its first step moves every number by the rate; everything else moves as it would without the setting."""
