@@ -153,7 +153,7 @@ def test_a_file_with_no_size_is_named(tmp_path: Path) -> None:
         (
             "quickstart",
             ["size=3", "model.tie_word_embeddings=true"],
-            "--set size=3: size: it was measured with an output",
+            "--set size=3: size: it was measured with an",
         ),
         ("quickstart", ["sise=8"], 'unknown key sise (did you mean "size"?)'),
         ("quickstart", ["size=8", "model=3"], "--set model=3: model = 3: must be a table of settings"),

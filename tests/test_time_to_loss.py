@@ -57,7 +57,7 @@ def test_dense_models_have_as_many_active_parameters_as_ours(load: Any, name: st
     assert dense.total - dense.activated == 0
     assert dense.activated_without_embedding == pytest.approx(ours, rel=0.01)
     shape = load("dense_gpt").shape_of(ours, model.vocab_size, model.num_hidden_layers)
-    assert shape.active == pytest.approx(ours, rel=0.15)
+    assert shape.active == pytest.approx(ours, rel=0.2)  # its widths are multiples of 32
     gpt = load("dense_gpt").DenseGpt(shape, 8)
     parameters = sum(parameter.numel() for parameter in gpt.parameters())
     assert parameters - gpt.embedding.weight.numel() == shape.active
