@@ -48,7 +48,8 @@ def _signature(subject: Subject, found: list[str]) -> Row:
     part = attempt(lambda: read_bundle(subject.source.read(found[0], LONGEST_BUNDLE), found[0]))
     places = (subject.source.whole(found[0]),)
     if part.value is None:
-        return ask.FILES_SIGNATURE.no(Grade.CLAIMED, part.error, *places)
+        # a form that is not known here refutes nothing
+        return ask.FILES_SIGNATURE.unknown(Grade.CLAIMED, f"not a signature that is read here: {part.error}", *places)
     bundle, sizes = part.value, subject.source.sizes
     if not bundle.digests:
         reason = f"{found[0]} is signed with {bundle.by}, over something else than a list of files"

@@ -108,10 +108,33 @@ def test_a_signature_is_read(release: Path) -> None:
     assert found.text.startswith("not here, or other than what was signed: LICENSE; ")
 
 
-@pytest.mark.parametrize("content", [b"", b"rubbish", b"{}", b'{"mediaType": "application/vnd.dev.sigstore.bundle"}'])
-def test_rubbish_is_no_signature(release: Path, content: bytes) -> None:
+PGP = b"-----BEGIN PGP SIGNATURE-----\n\niHUEABYKAB0WIQQ=\n=abcd\n-----END PGP SIGNATURE-----\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"rubbish", b"{}", b'{"mediaType": "application/vnd.dev.sigstore.bundle"}', PGP, b"\x88u\x04\x00\x16\n",
+        b'{"mediaType": "application/vnd.dev.sigstore.bundle.v9+json", "verificationMaterial": {}, "envelope": {}}',
+    ],
+)  # fmt: skip
+def test_a_signature_of_an_unknown_form_accuses_nobody(release: Path, content: bytes) -> None:
     (release / "model.sig").write_bytes(content)
-    assert audited(release)["files.signature"].answer == "no"
+    row = audited(release)["files.signature"]
+    assert (row.answer, row.grade) == ("unknown", Grade.CLAIMED)
+    assert row.reason.startswith("not a signature that is read here: model.sig")
+    found = contradictions(release)
+    assert found.look == "yes" and "files.signature" not in found.rows and "model.sig" not in found.text
+
+
+def test_hashes_of_parts_of_files_are_not_taken_for_missing_files(release: Path) -> None:
+    sign(release)
+    resources = [{"name": "model.safetensors:0:100", "algorithm": "sha256-sharded-100", "digest": "ab" * 32}]
+    statement = {"predicate": {"serialization": {"method": "shards"}, "resources": resources}}
+    payload = base64.b64encode(json.dumps(statement).encode()).decode()
+    bundle(release, dsseEnvelope={"payload": payload, "signatures": [{"sig": "AA=="}]})
+    assert audited(release)["files.signature"].answer == "unknown"
+    assert contradictions(release).look == "yes"
 
 
 def test_a_bundle_that_signs_nothing_is_none(release: Path) -> None:
