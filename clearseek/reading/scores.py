@@ -81,11 +81,13 @@ class Score:
     protocol: Protocol | None = None
     """Of how many questions and answers it is, where its metadata say so."""
 
-    def counts(self, samples: int = 1) -> bool:
-        """Whether so many answers to each question can give it: some whole number of them, rounded or cut off."""
+    def counts(self, samples: int = 1) -> range:
+        """The counts of right ones among so many answers to each question that give it, rounded or cut off."""
         trials = self.benchmark.questions * samples
         unit = max(self.unit, 1e-5 / trials)  # a figure in all its digits is as exact as numbers are
-        return math.ceil((self.value + unit) * trials - 1e-6) > math.ceil((self.value - unit / 2) * trials - 1e-6)
+        first = math.ceil((self.value - unit / 2) * trials - 1e-6)
+        end = math.ceil((self.value + unit) * trials - 1e-6)
+        return range(max(0, first), min(trials + 1, end))
 
 
 _Key = tuple[object, ...]
@@ -174,7 +176,7 @@ def _stated(
     if name and type(value) in (int, float) and 0 <= value <= 1:
         asked = Benchmark(name, protocol.questions, "the card", "")
         text = f"{100 * value:.1f} %"
-        yield Score(asked, float(value), 0.0, text, "", protocol.samples, place, protocol=protocol)
+        yield Score(asked, float(value), written_unit(value), text, "", protocol.samples, place, protocol=protocol)
 
 
 def _protocol(args: Any) -> Protocol | None:
@@ -188,6 +190,12 @@ def _protocol(args: Any) -> Protocol | None:
     if ends is None or method not in _METHODS or args.get("confidence") != 0.95 or not _is_interval(ends):
         return Protocol(questions, samples, missing, None, "")
     return Protocol(questions, samples, missing, (float(ends[0]), float(ends[1])), str(method))
+
+
+def written_unit(number: float) -> float:
+    """One in the last digit that a number is written with; YAML keeps no zeros at its end."""
+    digits, _, power = repr(float(number)).partition("e")
+    return float(10.0 ** (int(power or 0) - len(digits.partition(".")[2])))
 
 
 def _count(value: Any) -> int | None:

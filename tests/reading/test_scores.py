@@ -86,7 +86,7 @@ def test_counts_of_right_answers() -> None:
     def can(text: str, questions: int, samples: int = 1) -> bool:
         label = next(each.name for each in BENCHMARKS if each.questions == questions and not each.averaged)
         (group,) = table_scores(Document("README.md", f"| | Foo |\n|---|---|\n| {label} | {text} |\n"))
-        return group[0].counts(samples)
+        return bool(group[0].counts(samples))
 
     for n in (30, 164, 500):
         for k in range(n // 50 + 2, n):

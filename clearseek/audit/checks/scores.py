@@ -9,11 +9,12 @@ not of one answer each, and means of several are common.
 
 A card that `clearseek release` wrote says of each score how many questions and answers it is of, its interval, and how
 that was computed. So each is told what it can carry, without its records: an interval of one answer each follows from
-the figure and the questions, and is computed again.
+the figure and the questions, and is computed again, to the digits that are written.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import Final
@@ -27,7 +28,7 @@ from clearseek.reading.card import shorten
 from clearseek.reading.claims import normalise
 from clearseek.reading.evidence import amount
 from clearseek.reading.mentions import own_documents
-from clearseek.reading.scores import Score, file_scores, index_scores, table_scores
+from clearseek.reading.scores import Score, file_scores, index_scores, table_scores, written_unit
 from clearseek.reading.subject import Subject
 
 MOST_FACTS: Final = 200
@@ -73,8 +74,8 @@ def _scores(subject: Subject) -> Row:
     told += map(_carries, asked[:_MOST_SHOWN])
     told += [f"{len(asked) - _MOST_SHOWN} more with questions and answers stated"] * (len(asked) > _MOST_SHOWN)
     wrong = [each for each in asked if _other_interval(each)]
-    told += [f"{each.text} on {each.benchmark.name} states an interval that no count of its "
-             f"{each.benchmark.questions:,} questions gives" for each in wrong[:_MOST_SHOWN]]  # fmt: skip
+    told += [f"{each.text} on {each.benchmark.name} states another interval than its figure and "
+             f"{amount(each.benchmark.questions, 'question')} give" for each in wrong[:_MOST_SHOWN]]  # fmt: skip
     if close:
         shown = "; ".join(map(_compared, close[:_MOST_SHOWN]))
         told.append(f"of {amount(len(pairs), 'pair')} next in rank {len(close)} cannot be told apart by them: {shown}")
@@ -146,13 +147,24 @@ def _carries(score: Score) -> str:
 
 
 def _other_interval(score: Score) -> bool:
-    """Whether a stated interval of Wilson's is another than that of the figure and its questions."""
+    """Whether a stated interval of Wilson's is that of no count of right answers that the figure can stand for.
+
+    Each end may be rounded to the digits that it is written with. Both ends grow with the count, so the first count
+    whose ends are not below the stated ones is the only one to try.
+    """
     protocol = score.protocol
     if protocol is None or protocol.method != "wilson" or protocol.samples != 1 or protocol.interval is None:
         return False
-    right = round(score.value * protocol.questions)
-    ours = wilson_interval(right, protocol.questions)
-    return not score.counts() or any(abs(a - b) > _SAME for a, b in zip(ours, protocol.interval, strict=True))
+    questions, counts = protocol.questions, score.counts()
+    (low, high), slack = protocol.interval, [written_unit(end) / 2 + _SAME for end in protocol.interval]
+    first = max(
+        bisect_left(counts, low - slack[0], key=lambda right: wilson_interval(right, questions).low),
+        bisect_left(counts, high - slack[1], key=lambda right: wilson_interval(right, questions).high),
+    )
+    if first == len(counts):
+        return True
+    ours = wilson_interval(counts[first], questions)
+    return ours.low > low + slack[0] or ours.high > high + slack[1]
 
 
 def _fact(score: Score) -> ScoreFact:
@@ -161,7 +173,7 @@ def _fact(score: Score) -> ScoreFact:
     stated_low, stated_high = (protocol and protocol.interval) or (None, None)
     low, high = exact_interval(min(questions, round(score.value * questions)), questions)
     return ScoreFact(
-        score.benchmark.name, questions, score.value, round(low, 4), round(high, 4), score.counts(),
+        score.benchmark.name, questions, score.value, round(low, 4), round(high, 4), bool(score.counts()),
         shorten(score.model, 80), score.samples, score.evidence.file, missing, stated_low, stated_high, method,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from clearseek.audit.evidence import Row
 from clearseek.audit.facts import ScoreFact
 from clearseek.evaluate.comparison import mcnemar
 from clearseek.evaluate.evaluation import evaluate
-from clearseek.evaluate.statistics import exact_interval
+from clearseek.evaluate.statistics import exact_interval, wilson_interval
 from clearseek.evaluate.tasks import Asking, build
 from clearseek.reading.source import Folder
 from clearseek.reading.subject import Subject
@@ -110,12 +110,64 @@ def test_our_own_card_says_what_each_score_can_carry(tmp_path: Path) -> None:
         said[0]["exact"], abs=1e-4
     )
     narrow = row(interval=[low + 0.02, high])
-    assert narrow.answer == "partly" and "on addition states an interval that no count of its 60" in narrow.reason
+    assert narrow.answer == "partly" and "on addition states another interval than its figure and 60" in narrow.reason
     assert row(questions=59).answer == "partly"
     for nothing in ({"questions": True}, {"samples": 0}, {"missing": -1}, {"questions": 10**12}):
         assert "addition" not in row(**nothing).reason, "of no known form: left out"
     for none in ({"interval": [0.9, 0.1]}, {"interval": "x"}, {"method": ["wilson"]}, {"confidence": 0.9}):
         assert "of 60 questions with one answer each: another" in row(**none).reason
+
+
+def stated(folder: Path, value: object, questions: int, *interval: float) -> Row:
+    """The row of a card that states a figure of one answer to each question, with Wilson's interval."""
+    args = {
+        "questions": questions, "samples": 1, "missing": 0, "confidence": 0.95, "interval": list(interval),
+        "method": "wilson",
+    }  # fmt: skip
+    result = {
+        "task": {"type": "text-generation", "name": "Foo"}, "dataset": {"type": "foo", "name": "Foo"},
+        "metrics": [{"type": "accuracy", "value": value, "args": args}],
+    }  # fmt: skip
+    text = as_yaml({"model-index": [{"name": "Foo", "results": [result]}]})
+    (folder / "README.md").write_text(f"---\n{text}---\n# Foo\n\nFoo is a model.\n", encoding="utf-8")
+    (found,) = rows(Subject(Folder(folder)))
+    assert found.tells and found.facts_of(ScoreFact)[0].stated_low == interval[0]
+    return found
+
+
+def test_rounded_figures_and_intervals_are_no_other_ones(tmp_path: Path) -> None:
+    for right, questions in ((0, 10), (5, 10), (10, 10), (600, 1319), (1, 30), (49, 50), (33, 60), (1, 10**5)):
+        low, high = wilson_interval(right, questions)
+        for digits in (3, 4, 6, 17):
+            for places in (2, 3, 4, 17):
+                share = round(right / questions, digits)
+                row = stated(tmp_path, share, questions, round(low, places), round(high, places))
+                assert row.answer == "unknown" and "another interval" not in row.reason, (right, digits, places)
+        assert stated(tmp_path, int(right / questions * 1e4) / 1e4, questions, low, high).answer == "unknown", "cut off"
+
+
+@pytest.mark.parametrize(
+    ("value", "questions", "interval"),
+    [
+        (0.6, 10, wilson_interval(5, 10)),
+        (0.5, 10, wilson_interval(6, 10)),
+        (0.5, 10, (0.2467, 0.7634)),  # a hundredth off, in one end
+        (0.5, 10, (0.2366, 0.7624)),
+        (0.4549, 1319, wilson_interval(601, 1319)),
+        (0.4549, 1319, (0.429, 0.4819)),  # 0.4282 rounds to 0.428
+        (600 / 1319, 1319, wilson_interval(600, 1300)),
+        (1, 10, wilson_interval(9, 10)),
+        (0, 60, wilson_interval(30, 60)),
+        (0.55, 10, wilson_interval(5, 10)),  # of no count
+        (0.5, 10**8, (0.4, 0.6)),
+    ],
+)
+def test_another_interval_than_the_figures_is_named(
+    tmp_path: Path, value: float, questions: int, interval: tuple[float, float]
+) -> None:
+    row = stated(tmp_path, value, questions, *interval)
+    assert row.answer == "partly"
+    assert f" % on Foo states another interval than its figure and {questions:,} questions give" in row.reason
 
 
 def test_a_figure_in_all_its_digits_is_a_count(tmp_path: Path) -> None:
