@@ -228,6 +228,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("2 * 0.5 ** max(most, round(apart)) > 0.05", "2 * 0.5 ** max(most, round(apart)) > 0.005", "six questions that tell are denied"),
         ("return 1 if all(each.counts() for each in group) else None", "return 1", "means of several answers count as one each"),
         ("question.partly if close", "question.no if close", "a rank within chance counts as false"),
+        ("written_unit(end) / 2 + _SAME", "_SAME", "a rounded interval is accused"),
+        ("written_unit(end) / 2 + _SAME", "written_unit(end) + _SAME", "a unit off counts as rounding"),
     ],
     "inference/batch.py": [
         ("self.routes[:, active.sample, self.lengths[active.sample] - 1] = routes", "self.routes[:, active.sample, self.lengths[active.sample] - 2] = routes", "experts a token early"),
