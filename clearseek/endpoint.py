@@ -123,32 +123,35 @@ class Endpoint:
             )
         return names[0]
 
-    def send(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        """The answer to a request, a JSON object.
+    def send(
+        self, path: str, body: dict[str, Any] | None, *, seconds: float | None = None, tries: int | None = None
+    ) -> dict[str, Any]:
+        """The answer to a request, a JSON object; `seconds` and `tries` are of this request, where given.
 
         Raises UserError: the endpoint refuses; its kind :class:`NoAnswerError` where no try brought an answer.
         """
-        wait = 1.0
-        for left in reversed(range(self._tries)):
+        wait, tries = 1.0, self._tries if tries is None else tries
+        seconds = self._seconds if seconds is None else seconds
+        for left in reversed(range(tries)):
             try:
-                return self._once(path, body)
+                return self._once(path, body, seconds)
             except _LaterError as error:
                 if not left:
                     raise NoAnswerError(
-                        f"{self.address}{path}: {error}, {self._tries} times in a row: see whether the endpoint runs"
+                        f"{self.address}{path}: {error}, {tries} times in a row: see whether the endpoint runs"
                     ) from None
                 self._sleep(min(_LONGEST_WAIT, max(wait, error.seconds)))
                 wait *= 2
         raise AssertionError("at least one try")
 
-    def _once(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _once(self, path: str, body: dict[str, Any] | None, seconds: float) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
         data = None if body is None else json.dumps(body).encode()
         where = f"{self.address}{path}"
         try:
             request = urllib.request.Request(where, data, headers)
-            with self._opener.open(request, timeout=self._seconds) as response:
+            with self._opener.open(request, timeout=seconds) as response:
                 raw = bytearray()
                 while len(raw) <= LONGEST and (piece := response.read1(1 << 20)):
                     raw += piece
@@ -164,7 +167,7 @@ class Endpoint:
             kind = NoAnswerError if error.code in _OF_ONE else UserError
             raise kind(f"{where}: refused with status {error.code}{said}{cure}") from None
         except TimeoutError:
-            raise _LaterError(f"no answer within {self._seconds:g} s") from None
+            raise _LaterError(f"no answer within {seconds:g} s") from None
         except urllib.error.URLError as error:
             raise _LaterError(f"no connection ({error.reason})") from None
         except (http.client.HTTPException, OSError) as error:

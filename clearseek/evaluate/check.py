@@ -18,7 +18,7 @@ from clearseek.errors import OtherVersionError, UserError
 from clearseek.evaluate.answerers import Answerer, Asked, prompt_ids
 from clearseek.evaluate.evaluation import asking_of, bits, recorded, settings_of, wanted
 from clearseek.evaluate.harness.evaluation import harness_faults
-from clearseek.evaluate.records import Head, Index, Record, identity_of, read_index, read_records
+from clearseek.evaluate.records import Head, Index, Record, comparable, identity_of, read_index, read_records
 from clearseek.evaluate.records import Task as Listed
 from clearseek.evaluate.scores import refuse_uneven, summary
 from clearseek.evaluate.tasks import HARNESS, Asking, NotHereError, Question, Task, rebuild
@@ -82,7 +82,8 @@ def look(folder: Path, index: Index, tokenizer: Tokenizer | None = None, **here:
             undecided = str(error)
         except UserError as error:
             found.append(f"{path}:1: {error}")
-        if head.task != name or head.model != identity_of(index.model) or chain != task.chain:
+        there, stated = comparable(head.model, identity_of(index.model))
+        if head.task != name or there != stated or chain != task.chain:
             found.append(f"{path}: its task, model or last hash is another than index.json says")
         try:
             refuse_uneven(head, records)

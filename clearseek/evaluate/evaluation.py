@@ -19,6 +19,7 @@ from clearseek.evaluate.records import (
     Record,
     file_name,
     identity_of,
+    known_of,
     refuse_other_model,
     served_in,
     write_index,
@@ -68,6 +69,7 @@ def evaluate(
             served.refuse_other(log.records)
             _ask(answerer, task, asking, log, served, progress or (lambda task, done, total: None), stopped)
             index.tasks[task.name] = listed(log.path, log.head, log.records, log.chain)
+            index = index.model_copy(update={"model": known_of(log.head.model, index.model)})
             write_index(folder, index)
     return index
 

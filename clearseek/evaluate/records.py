@@ -42,6 +42,7 @@ class _Strict(BaseModel):
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 TaskName = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
 """One line that steers no terminal: it stands in tables, in cards and in commands."""
+_Model = dict[str, JsonValue]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -133,7 +134,8 @@ def file_name(task: str) -> str:
 class Log:
     """A task's file that is being written; a new one, or one that goes on after a kill.
 
-    Lines that are whole stay, a torn last one is cut off. Raises UserError where the file holds another evaluation.
+    Lines that are whole stay, the head too; a torn last one is cut off. Raises UserError where the file holds another
+    evaluation.
     """
 
     def __init__(self, path: Path, head: Head) -> None:
@@ -154,12 +156,16 @@ class Log:
             where = f"{self.path}:{number + 1}"
             if number == 0:
                 found, self.chain = _parsed(content, where, Head, self.chain)
-                if found != self.head:
+                there, here = (
+                    head.model_copy(update={"model": model}).model_dump(mode="json")
+                    for head, model in zip((found, self.head), comparable(found.model, self.head.model), strict=True)
+                )
+                if there != here:
                     raise UserError(
-                        f"{self.path}: holds an evaluation that was asked otherwise "
-                        f"({unlike(found.model_dump(mode='json'), self.head.model_dump(mode='json'))}): give another "
-                        f"--out, such as --out {self.path.parent}-2"
+                        f"{self.path}: holds an evaluation that was asked otherwise ({unlike(there, here)}): give "
+                        f"another --out, such as --out {self.path.parent}-2"
                     )
+                self.head = found
             else:
                 record, self.chain = _parsed(content, where, Record, self.chain)
                 self.records.append(record)
@@ -231,11 +237,32 @@ def identity_of(model: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {key: value for key, value in model.items() if key != "name" or "weights_sha256" not in model}
 
 
+def comparable(found: _Model, wanted: _Model) -> tuple[_Model, _Model]:
+    """Two models as they are compared: of what an endpoint lists of its model, only what is said of both.
+
+    A list that cannot be had this time says nothing of the model.
+    """
+    one, other = found.get("listed"), wanted.get("listed")
+    if one is None or other is None:
+        one = other = None
+    elif isinstance(one, dict) and isinstance(other, dict):
+        one, other = ({key: each[key] for key in one.keys() & other.keys()} for each in (one, other))
+    return found | {"listed": one}, wanted | {"listed": other}
+
+
+def known_of(before: _Model, model: _Model) -> _Model:
+    """A model with what was listed of it before as well, so that nothing that was ever said is forgotten."""
+    one, other = before.get("listed"), model.get("listed")
+    if not isinstance(one, dict):
+        return model
+    return model | {"listed": one | other if isinstance(other, dict) else one}
+
+
 def refuse_other_model(folder: Path, index: Index) -> None:
     """Raise UserError where a folder holds an evaluation of another model than an index is of."""
     if not (folder / INDEX).is_file():
         return
-    found, wanted = identity_of(read_index(folder).model), identity_of(index.model)
+    found, wanted = comparable(identity_of(read_index(folder).model), identity_of(index.model))
     if found != wanted:
         raise UserError(f"{folder}: holds an evaluation of another model: {unlike(found, wanted)}: give another --out")
 
@@ -258,7 +285,9 @@ def write_index(folder: Path, index: Index) -> None:
     """
     refuse_other_model(folder, index)
     if (folder / INDEX).is_file():
-        index = index.model_copy(update={"tasks": read_index(folder).tasks | index.tasks})
+        there = read_index(folder)
+        both = {"model": known_of(there.model, index.model), "tasks": there.tasks | index.tasks}
+        index = index.model_copy(update=both)
     write_atomic(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 

@@ -25,6 +25,8 @@ AWAY: Final = 8
 """Requests in a row that bring no answer before the endpoint is given up."""
 SECONDS: Final = 120.0
 TRIES: Final = 4
+_LIST_SECONDS: Final = 10.0
+"""Most seconds of the list of models, which is asked for once: an evaluation goes on without it."""
 _SAID: Final = ("owned_by", "root", "parent", "weights_sha256")
 """What is recorded of a model in an endpoint's list; `root` and `parent` are vLLM's, the last is ClearSeek's."""
 _LONGEST_NAME: Final = 300
@@ -148,7 +150,7 @@ def _listed(endpoint: Endpoint) -> dict[str, str] | None:
     Not when it was `created`: ClearSeek says when its server started, and vLLM and llama.cpp when they were asked.
     """
     try:
-        listed = endpoint.send("/models", None).get("data")
+        listed = endpoint.send("/models", None, seconds=_LIST_SECONDS, tries=1).get("data")
     except UserError:  # a list that cannot be had
         return None
     for each in listed if isinstance(listed, list) else ():

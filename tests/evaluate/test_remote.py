@@ -16,8 +16,9 @@ from clearseek.cli.scores import named
 from clearseek.endpoint import Endpoint
 from clearseek.errors import UserError
 from clearseek.evaluate.answerers import Answered, Local
+from clearseek.evaluate.check import faults
 from clearseek.evaluate.evaluation import evaluate, wanted
-from clearseek.evaluate.records import read_records
+from clearseek.evaluate.records import read_index, read_records
 from clearseek.evaluate.remote import AWAY, NAMED, Remote
 from clearseek.evaluate.scores import refuse_uneven
 from clearseek.evaluate.tasks import Asking, build
@@ -191,6 +192,89 @@ def test_a_list_that_names_another_model(tmp_path: Path) -> None:
         listed["root"] = "/models/two"
         with pytest.raises(UserError, match=r'another model: root "/models/one" there, "/models/two" here'):
             evaluate(opened(address), [build("copying", ASKING)], ASKING, tmp_path)
+
+
+FORBIDDEN: Reply = (403, {"error": "not for you"})
+ONE, TWO = ({"owned_by": "vllm", "root": f"/models/{name}"} for name in ("one", "two"))
+
+
+def a_list(said: dict[str, str] | None) -> Reply:
+    return FORBIDDEN if said is None else (200, {"data": [{"id": "m", **said}]})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "known"),
+    [
+        (ONE, None, ONE),
+        (None, ONE, ONE),
+        ({"owned_by": "vllm"}, ONE, ONE),
+        (ONE, {"owned_by": "vllm"}, ONE),
+        ({"root": "/models/one"}, {"owned_by": "vllm"}, ONE),
+    ],
+)
+def test_a_list_that_comes_or_goes(
+    tmp_path: Path, first: dict[str, str] | None, second: dict[str, str] | None, known: dict[str, str]
+) -> None:
+    """What only one list says is no other model: a task goes on, its file as it was, and nothing is forgotten."""
+    lists, whole = [first], tmp_path / "whole"
+
+    def reply(number: int, body: dict[str, Any]) -> Reply:
+        return said(solved(body)) if number != 34 else (401, {"error": "closed"})
+
+    sums, addition = build("sums", ASKING), build("addition", ASKING)
+    with api(reply, lambda: a_list(lists[-1])) as remote:
+        address = remote.model["address"]
+        evaluate(remote, [sums], ASKING, tmp_path)
+        with pytest.raises(UserError, match="401"):
+            evaluate(remote, [addition], ASKING, tmp_path)  # a head without an entry in the index
+        before, sums_before = ((tmp_path / f"{name}.jsonl").read_bytes() for name in ("addition", "sums"))
+        lists.append(second)
+        evaluate(opened(address), [sums, addition], ASKING, tmp_path)
+        assert (tmp_path / "sums.jsonl").read_bytes() == sums_before
+        assert (tmp_path / "addition.jsonl").read_bytes().startswith(before) and before
+        assert read_index(tmp_path).model["listed"] == known and list(faults(tmp_path)) == []
+        lists.append(first)
+        evaluate(opened(address), [sums, addition], ASKING, whole)
+        assert (whole / "addition.jsonl").read_bytes() == (tmp_path / "addition.jsonl").read_bytes()
+        lists.append(TWO)
+        index = (tmp_path / "index.json").read_bytes()
+        with pytest.raises(UserError, match='another model: root "/models/one" there, "/models/two" here: give'):
+            evaluate(opened(address), [build("copying", ASKING)], ASKING, tmp_path)
+        assert (tmp_path / "index.json").read_bytes() == index
+
+
+def test_an_index_from_before_has_no_list(tmp_path: Path) -> None:
+    """Nor has the head; another stated key is still another model."""
+    with api(lambda number, body: said(solved(body)), lambda: a_list(ONE)) as remote:
+        old = {key: value for key, value in remote.model.items() if key != "listed"}
+        before, task = opened(remote.model["address"]), build("sums", ASKING)
+        before.model = old
+        evaluate(before, [task], ASKING, tmp_path)
+        content = (tmp_path / "sums.jsonl").read_bytes()
+        assert b"listed" not in content
+        evaluate(remote, [task], ASKING, tmp_path)
+        assert (tmp_path / "sums.jsonl").read_bytes() == content and list(faults(tmp_path)) == []
+        assert read_index(tmp_path).model["listed"] == ONE
+        remote.model["name"] = "other"
+        with pytest.raises(UserError, match='another model: name "m" there, "other" here: give'):
+            evaluate(remote, [task], ASKING, tmp_path)
+        (tmp_path / "index.json").unlink()
+        with pytest.raises(UserError, match=r'asked otherwise \(name "m" there, "other" here\): give'):
+            evaluate(remote, [task], ASKING, tmp_path)
+
+
+def test_a_list_that_hangs_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go_on = [], threading.Event()
+
+    def listed() -> Reply:
+        asked.append(1)
+        go_on.wait(20)
+        return 200, {"data": []}
+
+    monkeypatch.setattr("clearseek.evaluate.remote._LIST_SECONDS", 0.2)
+    with api(lambda number, body: said("1"), listed) as remote:
+        go_on.set()
+        assert remote.model["listed"] is None and len(asked) == 1
 
 
 @pytest.mark.parametrize("listed", [(404, b""), (200, {"data": 3}), (200, {"data": [3, {"id": "n"}]}), (200, b"no")])
