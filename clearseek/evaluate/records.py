@@ -19,7 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import PydanticCustomError
 
 from clearseek.errors import UserError
 from clearseek.files import append, reading, write_atomic, writing
@@ -42,8 +43,20 @@ class _Strict(BaseModel):
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 TaskName = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
 """One line that steers no terminal: it stands in tables, in cards and in commands."""
-_Model = dict[str, JsonValue]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Model = dict[str, JsonValue]
+
+
+def _named(model: _Model) -> _Model:
+    """A model with its name, which every table and sentence says."""
+    if not isinstance(model.get("name"), str):
+        raise PydanticCustomError("name", "its name must be stated, as a text")
+    return model
+
+
+def _identified(model: _Model) -> _Model:
+    """A model with its weights' hash, beside which its name is left out, or with its name."""
+    return model if "weights_sha256" in model and "name" not in model else _named(model)
 
 
 class Head(_Strict):
@@ -55,8 +68,8 @@ class Head(_Strict):
     """Of the task: another one may ask or score differently."""
     settings: dict[str, JsonValue]
     """Everything that decides the questions, the draws and the scores."""
-    model: dict[str, JsonValue]
-    """Name, and the weights' SHA-256 or the address."""
+    model: Annotated[_Model, AfterValidator(_identified)]
+    """The weights' SHA-256, or name and address, as :func:`identity_of` says."""
     environment: dict[str, JsonValue]
     """What besides weights and prompts decides the answers' bits."""
     questions: Count
@@ -120,7 +133,7 @@ class Index(_Strict):
     """The tasks of an evaluation, and of which model."""
 
     form: Literal["clearseek-evaluation-1"] = FORM
-    model: dict[str, JsonValue]
+    model: Annotated[_Model, AfterValidator(_named)]
     tasks: dict[TaskName, Task]
 
 

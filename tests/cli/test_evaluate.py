@@ -112,6 +112,19 @@ def test_several_tasks_are_compared_line_by_line(cli: Callable[..., Said], tmp_p
     assert {task: each["p"] for task, each in found["against"].items()} == pytest.approx(holm(alone))
 
 
+def test_an_index_without_a_name(cli: Callable[..., Said], tmp_path: Path) -> None:
+    """An error and no traceback, also where it is the other model's."""
+    asking = Asking(4)
+    for name in ("one", "two"):
+        evaluate(Scripted(mostly(0.5), name), [build("sums", asking)], asking, tmp_path / name)
+    index = json.loads((tmp_path / "two" / "index.json").read_text())
+    del index["model"]["name"]
+    (tmp_path / "two" / "index.json").write_text(json.dumps(index))
+    for arguments in (["two"], ["one", "--against", "two"], ["two", "--against", "one"]):
+        said = cli(*arguments)
+        assert said.code == 2 and "index.json: model: its name must be stated" in said.err.replace("\n", " ")
+
+
 def test_one_run_in_several_ways(cli: Callable[..., Said], runs: tuple[Path, Path], tmp_path: Path) -> None:
     for draws in (0, 1, 2):
         said = cli(runs[0], "--tasks", "python:max_tokens=8", "--questions", 40, "--temperature", 1, "--draws", draws,

@@ -134,10 +134,14 @@ def test_files_that_are_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_index_that_is_none(tmp_path: Path) -> None:
+    named, listed = {"name": "m"}, {"file": "../b", "sha256": ZERO, "chain": ZERO, "scores": {}}
+    nameless = r"index\.json: model: its name must be stated, as a text: evaluate again"
     for content, told in (
-        ("", "not valid JSON"), ("{}", "model"), ('{"model": {}, "tasks": {"a": {"file": "../b"}}}', "tasks"),
-        (json.dumps({"model": {}, "tasks": {"a": {"file": "../b", "sha256": ZERO, "chain": ZERO, "scores": {}}}}),
-         "it must be a.jsonl"),
+        ("", "not valid JSON"), ("{}", "model"),
+        (json.dumps({"model": named, "tasks": {"a": {"file": "../b"}}}), "tasks"),
+        (json.dumps({"model": named, "tasks": {"a": listed}}), "it must be a.jsonl"),
+        (json.dumps({"model": {"address": "http://here/v1"}, "tasks": {}}), nameless),
+        (json.dumps({"model": {"name": 3, "weights_sha256": ZERO}, "tasks": {}}), nameless),
     ):  # fmt: skip
         (tmp_path / "index.json").write_text(content)
         with pytest.raises(UserError, match=told):
@@ -145,3 +149,15 @@ def test_an_index_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "index.json").unlink()
     with pytest.raises(UserError, match=r"index\.json"):
         read_index(tmp_path)
+
+
+def test_a_head_without_a_name(tmp_path: Path) -> None:
+    """Weights are who they are by their hash; a model behind an API is known by its name."""
+    path = tmp_path / "a.jsonl"
+    Log(path, HEAD.model_copy(update={"model": {"weights_sha256": ZERO}}))
+    assert read_records(path)[0].model == {"weights_sha256": ZERO}
+    for model in ({"address": "http://here/v1"}, {"name": None}, {"name": 3, "weights_sha256": ZERO}):
+        path.unlink()
+        Log(path, HEAD.model_copy(update={"model": model}))
+        with pytest.raises(UserError, match=r"jsonl:1: model: its name must be stated, as a text"):
+            read_records(path)
