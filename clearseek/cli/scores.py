@@ -10,6 +10,7 @@ from clearseek.errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from clearseek.evaluate.records import Index
     from clearseek.evaluate.scores import Varied, Versus
@@ -34,11 +35,8 @@ def show(
         "questions",
         "missing",
     ]
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", no_wrap=number in (0, len(columns) - 1))
-    for name, task in index.tasks.items():
-        table.add_row(Text(one_line(name)), *_row(task.scores, fixed))
-    console.print(table)
+    _fill(table, columns, [[name, *_row(task.scores, fixed)] for name, task in index.tasks.items()])
+    console.print(table, crop=False)
     for name, task in index.tasks.items():
         for remark in _remarks(task.scores):
             _say(console, f"{name}: {remark}")
@@ -74,17 +72,30 @@ def _show_versus(console: Console, first: str, second: str, compared: Sequence[V
     title = f"{first} (first) against {second} (second), on the questions that both answered"
     table = Table(title=Text(one_line(title)), title_justify="left")
     several = len(compared) > 1
-    for number, name in enumerate(("task", "first", "second", "difference", "95 %", "p, Holm's" if several else "p")):
-        table.add_column(name, justify="right" if number else "left", no_wrap=number != 4)
+    rows = []
     for each in compared:
         said, share = each.values(), each.unit == SHARE
         scores = [shown(said[name], share) for name in ("first", "second")]
         ends = [signed(end, share) for end in said["interval"]]
-        table.add_row(Text(one_line(each.task)), *scores, signed(said["difference"], share), " to ".join(ends),
-                      told_p(each.found.p).removeprefix("p ").removeprefix("= "))  # fmt: skip
-    console.print(table)
+        rows.append([each.task, *scores, signed(said["difference"], share), " to ".join(ends),
+                     told_p(each.found.p).removeprefix("p ").removeprefix("= ")])  # fmt: skip
+    _fill(table, ["task", "first", "second", "difference", "95 %", "p, Holm's" if several else "p"], rows)
+    console.print(table, crop=False)
     if several:
         _say(console, f"p-values are Holm's over {len(compared)} tasks, so that all verdicts hold together:")
+
+
+def _fill(table: Table, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Give a table its rows: where it is too wide, the tasks' names are folded, and no number is cut."""
+    from rich.text import Text
+
+    for number, name in enumerate(columns):
+        words = " ".join([name, *(row[number] for row in rows)]).split() if number else []
+        table.add_column(
+            name, justify="right" if number else "left", overflow="fold", min_width=max(map(len, words), default=None)
+        )
+    for task, *cells in rows:
+        table.add_row(Text(one_line(task)), *cells)
 
 
 def shown(value: float, share: bool) -> str:

@@ -17,8 +17,8 @@ import pytest
 from clearseek.cli import main
 from clearseek.evaluate.check import faults
 from clearseek.evaluate.comparison import holm
-from clearseek.evaluate.evaluation import evaluate
-from clearseek.evaluate.records import read_index
+from clearseek.evaluate.evaluation import evaluate, listed
+from clearseek.evaluate.records import Log, file_name, read_index, read_records
 from clearseek.evaluate.scores import read_scores, versus
 from clearseek.evaluate.tasks import Asking, build
 from clearseek.train.run import Run
@@ -110,6 +110,47 @@ def test_several_tasks_are_compared_line_by_line(cli: Callable[..., Said], tmp_p
         (one,) = versus(*({task: scores[name][task]} for name in ("good", "bad")))
         alone[task] = one.found.p
     assert {task: each["p"] for task, each in found["against"].items()} == pytest.approx(holm(alone))
+
+
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_a_long_task_costs_no_figure(
+    cli: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    """A pipe is 80 columns wide: a long name is folded, and every figure is whole in both tables, also if narrower."""
+    monkeypatch.setenv("COLUMNS", columns)
+    task, asking = "harness:leaderboard_bbh_boolean_expressions", Asking(60)
+    for name, share, factor in (("good", 0.9, 1), ("bad", 0.6, 7)):
+        out = tmp_path / name
+        evaluate(Scripted(mostly(share, factor), name), [build("sums", asking)], asking, out)
+        head, records, _ = read_records(out / "sums.jsonl")
+        (out / "sums.jsonl").unlink()
+        log = Log(out / file_name(task), head.model_copy(update={"task": task}))
+        log.add(records)
+        index = read_index(out)
+        index.tasks[task] = listed(log.path, log.head, log.records, log.chain)
+        del index.tasks["sums"]
+        (out / "index.json").write_text(index.model_dump_json())
+    both = tmp_path / "good", "--against", tmp_path / "bad"
+    said, shown = cli(*both).out, json.loads(cli(*both, "--json").out)
+    of_two, scores = shown["against"][task], shown["tasks"][task]["scores"]
+    before, _, table = said.partition("(first)")
+    whole = [cells(before), cells(table)]
+    figures = [
+        [f"{100 * scores['score']:.1f} %", " to ".join(f"{100 * end:.1f}" for end in scores["sampled"]) + " %"],
+        [f"{100 * of_two['first']:.1f} %", f"{100 * of_two['second']:.1f} %", f"{100 * of_two['difference']:+.1f}",
+         " to ".join(f"{100 * end:+.1f}" for end in of_two["interval"]), f"{of_two['p']:.2g}"],
+    ]  # fmt: skip
+    for found, wanted in zip(whole, figures, strict=True):
+        assert found[0] == task and found[1 : 1 + len(wanted)] == wanted
+    drawn = [line for line in said.splitlines() if line.startswith(("┏", "┡", "└"))]
+    assert len(drawn) == 6 and "…" not in said and (columns == "40" or {len(line) for line in drawn} == {80})
+
+
+def cells(table: str) -> list[str]:
+    """The cells of a table's only row, each of whose lines is whole words, but for those of the task's name."""
+    rows = [line.strip("│").split("│") for line in table.splitlines() if line.startswith("│")]
+    columns = [[part.strip() for part in column if part.strip()] for column in zip(*rows, strict=True)]
+    return ["".join(columns[0]), *(" ".join(column) for column in columns[1:])]
 
 
 def test_an_index_without_a_name(cli: Callable[..., Said], tmp_path: Path) -> None:
