@@ -155,7 +155,7 @@ def test_contradictions_between_tables_are_named_at_once() -> None:
         ('train.precision="fp32"', "train.precision", "fp32"),
         ("optimizer.learning_rate=1e-2", "optimizer.learning_rate", 0.01),
         ("optimizer.betas=[0.8, 0.9]", "optimizer.betas", (0.8, 0.9)),
-        ("model.tie_word_embeddings=true", "model.tie_word_embeddings", True),
+        ("model.norm_topk_prob=false", "model.norm_topk_prob", False),
         ("data.tokenizer=a=b.json", "data.tokenizer", "a=b.json"),
         ("data.licence=a # b", "data.licence", "a # b"),
         ("description=two words", "description", "two words"),

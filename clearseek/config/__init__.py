@@ -95,7 +95,7 @@ class Recipe(Settings):
               for name in ("intermediate_size", "moe_intermediate_size") if (size := getattr(self.model, name))),
             (self.optimizer.embedding_learning_rate is not None and self.model.tie_word_embeddings,
              "optimizer.embedding_learning_rate with model.tie_word_embeddings: the embedding is the output head too, "
-             "and learns at optimizer.learning_rate: leave one of them out"),
+             "and learns at optimizer.learning_rate: leave one of them out of the recipe's file"),
             *self._wrong_tables(),
         )  # fmt: skip
         return self
