@@ -111,9 +111,13 @@ def _with_size(raw: dict[str, Any], where: str, overrides: Sequence[str]) -> dic
         changed = {".".join(_key(override)) for override in overrides}
         for override in overrides:
             _apply_override(raw, override)
-        batch, length = raw["train"].get("batch_size"), raw.get("data", {}).get("sequence_length")
-        if "train.batch_size" in changed and "train.micro_batch_size" not in changed and isinstance(batch, int):
-            raw["train"]["micro_batch_size"] = size.micro_batch(batch, length or DataConfig().sequence_length)
+        batch, length = (
+            raw["train"].get("batch_size"),
+            tables["data"].get("sequence_length", DataConfig().sequence_length),
+        )
+        numbers = isinstance(batch, int) and isinstance(length, int) and length > 0  # else a fault that is named
+        if "train.batch_size" in changed and "train.micro_batch_size" not in changed and numbers:
+            raw["train"]["micro_batch_size"] = size.micro_batch(batch, length)
     return {name: value for name, value in raw.items() if name != "size"}
 
 

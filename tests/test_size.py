@@ -158,6 +158,7 @@ def test_a_file_with_no_size_is_named(tmp_path: Path) -> None:
             ["size=3", "model.tie_word_embeddings=true"],
             "--set size=3: size: it was measured with an",
         ),
+        ("quickstart", ["size=3", "train.batch_size=2", "data.sequence_length=x"], "data.sequence_length=x: "),
         ("quickstart", ["sise=8"], 'unknown key sise (did you mean "size"?)'),
         ("quickstart", ["size=8", "model=3"], "--set model=3: model = 3: must be a table of settings"),
         ("quickstart", ["size=8", "train.batch_size=12", "train.micro_batch_size=8"], "micro_batch_size = 8 does not"),

@@ -67,23 +67,11 @@ class Method(Protocol):
 
 
 def train_recipe(
-    recipe: Recipe,
-    run: Run | str | Path,
-    data: str | Path | None = None,
-    device: str = "cpu",
-    resume: bool = False,
-    from_step: int | None = None,
-    parent: Run | None = None,
-    *,
-    on_step: OnStep | None = None,
-    on_evaluation: Progress | None = None,
-    on_data: OnData | None = None,
-    say: Say = lambda _: None,
-    method: Method | None = None,
-    go_on: bool = False,
-    group: Group = ALONE,
-    layout: ParallelLayout = SINGLE,
-) -> Outcome:
+    recipe: Recipe, run: Run | str | Path, data: str | Path | None = None, device: str = "cpu", resume: bool = False,
+    from_step: int | None = None, parent: Run | None = None, *, on_step: OnStep | None = None,
+    on_evaluation: Progress | None = None, on_data: OnData | None = None, say: Say = lambda _: None,
+    method: Method | None = None, go_on: bool = False, group: Group = ALONE, layout: ParallelLayout = SINGLE,
+) -> Outcome:  # fmt: skip
     """Train: prepare the data if need be, take the steps, and draw the pictures when the run is complete.
 
     Args:
